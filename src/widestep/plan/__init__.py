@@ -1,0 +1,1 @@
+"""Planning: what a run will do at every step, as pure values and functions. Nothing here reaches torch."""

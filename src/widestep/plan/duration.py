@@ -1,0 +1,91 @@
+"""Lengths of training and how far a run is, in epochs, steps or images, converted once and exactly."""
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from widestep.errors import UsageError
+
+Unit = Literal["ep", "st", "im"]
+_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|st|im)?")
+_LONGEST = 10**12
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: `5ep` epochs (a bare number means epochs, fractions allowed), `600st` steps, `30720im` images.
+
+    Examples
+    --------
+    >>> Duration.parse("2.5ep").steps(steps_per_epoch=4, global_batch=8)
+    10
+    >>> str(Duration.parse(5)), Duration.parse("600st").steps(4, 8)
+    ('5ep', 600)
+    """
+
+    amount: Fraction
+    unit: Unit = "ep"
+
+    @classmethod
+    def parse(cls, value: "str | int | float | Duration") -> "Duration":
+        """Read a duration.
+
+        Raises
+        ------
+        UsageError
+            When the text is not a number with an optional unit, is negative, or counts parts of a step or image.
+        """
+        if isinstance(value, Duration):
+            return value
+        match = _FORM.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+        amount = Fraction(match[1]) if match else Fraction(0)
+        unit: Unit = (match[2] or "ep") if match else "ep"  # type: ignore[assignment]
+        if match is None or amount > _LONGEST or (unit != "ep" and amount.denominator != 1):
+            raise UsageError(
+                f"A duration is a number of epochs, steps or images, for example 5, 2.5ep, 600st or 30720im. Got {value!r}."
+            )
+        return cls(amount, unit)
+
+    def steps(self, steps_per_epoch: int, global_batch: int) -> int:
+        """Return the length in whole steps: the first step count that covers it (rounded up)."""
+        if self.unit == "st":
+            return int(self.amount)
+        if self.unit == "im":
+            return math.ceil(self.amount / global_batch)
+        return math.ceil(self.amount * steps_per_epoch)
+
+    def epochs(self, steps_per_epoch: int, global_batch: int) -> float:
+        """Return the length in epochs."""
+        if self.unit == "ep":
+            return float(self.amount)
+        return self.steps(steps_per_epoch, global_batch) / steps_per_epoch
+
+    def __str__(self) -> str:
+        whole = self.amount.denominator == 1
+        return f"{self.amount.numerator if whole else repr(float(self.amount))}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: the number of optimizer steps taken, and what that is in epochs.
+
+    Examples
+    --------
+    >>> Progress(step=45, steps_per_epoch=42).epoch, Progress(45, 42).step_in_epoch
+    (1, 3)
+    """
+
+    step: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """Epoch (counted from 0) that the next step belongs to."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def step_in_epoch(self) -> int:
+        """Position of the next step in its epoch, from 0."""
+        return self.step % self.steps_per_epoch

@@ -1,0 +1,28 @@
+"""The execution: where and how fast a recipe runs. Nothing in it may change a weight."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from widestep.plan.cadence import Cadence, CadenceField
+from widestep.plan.fields import Fields
+
+
+class Execution(Fields):
+    """Changing any field changes no byte of the trained weights, of the logged losses or of the rates."""
+
+    out: Path = Path("runs/run")
+    """Directory of the run; everything is written inside it."""
+    processes: int = Field(default=1, ge=1, le=4096)
+    """Processes to start on this machine. Under torchrun, srun or another launcher the launcher's number counts."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Kind of device: auto takes a GPU when there is one."""
+    loader_threads: int = Field(default=2, ge=0, le=256)
+    """Threads of each process that read and decode images; 0 reads in the main thread."""
+    checkpoint_every: CadenceField = Cadence(60, "s")
+    """How often to save: `60s` (seconds of wall time), `200st` (steps) or `1ep` (epochs)."""
+    log_every: int = Field(default=1, ge=1)
+    """Steps between two records in metrics.jsonl and ledger.jsonl; the last step of an epoch is always recorded."""
+    tensorboard: bool = True
+    """Also write TensorBoard events, when the package tensorboard is installed."""

@@ -1,0 +1,250 @@
+"""A study: named arms, seeds, claims to be tested and the margin of equivalence, declared before anything runs."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from widestep.errors import UsageError
+from widestep.plan import recipes
+from widestep.plan.fields import Fields, build, perhaps
+from widestep.plan.recipe import Recipe
+
+Settings = dict[str, Any]
+
+
+class Arm(Fields):
+    """A family of recipes: fixed settings, and axes whose values are combined in every way."""
+
+    label: str = ""
+    """What the arm varies, in words."""
+    recipe: str | None = None
+    """Named recipe that this arm starts from, when it is not the study's."""
+    set: Settings = Field(default_factory=dict)
+    """Recipe fields that all runs of the arm share."""
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    """Recipe fields and the values each takes."""
+
+
+class Claim(Fields):
+    """A statement that the study supports, contradicts or leaves undecided."""
+
+    text: str
+    """The statement."""
+    test: Literal["falls", "worst", "too-long", "optimum-grows", "equivalent"]
+    """`falls`: accuracy at the first value of the axis is above that at the last. `worst`: the first value is below every
+    other. `too-long`: some value between the first and the last is above the last. `optimum-grows`: the best value along the
+    axis is larger in the last arm than in the first. `equivalent`: first and last value differ by less than the margin."""
+    arms: list[str] = Field(min_length=1)
+    """The arm that the claim is about; for optimum-grows the arms in order."""
+    axis: str
+    """The axis of the arm along which the claim compares."""
+    between: list[Any] | None = None
+    """Two values of the axis to compare, when they are not its first and last (falls, equivalent)."""
+
+
+class FigureSpec(Fields):
+    """A figure of the report."""
+
+    number: int
+    """Its number."""
+    kind: Literal["layout", "curves", "zoomed", "final"]
+    """`layout`: the workers; `curves`: validation accuracy by epoch with bands over seeds; `zoomed`: the same, cut to where
+    the curves differ; `final`: final accuracy with intervals."""
+    arm: str
+    """The arm that it shows."""
+    title: str
+    """Its title."""
+
+
+class Study(Fields):
+    """Everything about a study that is decided before it runs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Name: letters, digits, dot, underscore and hyphen."""
+    title: str
+    """One line that says what is asked."""
+    recipe: str
+    """Named recipe (or file) that every arm starts from."""
+    seeds: list[int] = Field(min_length=1)
+    """Seeds; every cell runs with each of them, so cells are compared in pairs."""
+    margin: float = Field(gt=0)
+    """Difference in percentage points below which two accuracies count as equal; declared before the study runs."""
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """Level of all intervals."""
+    collapse_below: float = Field(default=0.5, ge=0, le=1)
+    """A run whose final validation accuracy is below this share counts as collapsed."""
+    notes: list[str] = Field(default_factory=list)
+    """What a reader must know about the settings."""
+    set: Settings = Field(default_factory=dict)
+    """Recipe fields that all arms share."""
+    arms: dict[str, Arm] = Field(min_length=1)
+    """The arms by name."""
+    claims: dict[str, Claim] = Field(default_factory=dict)
+    """The claims by name."""
+    figures: list[FigureSpec] = Field(default_factory=list)
+    """The figures of the report."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise UsageError(f"The seeds of a study are different numbers of at least 0. Got {self.seeds}.")
+        uses = [(f"claim {name}", arm) for name, claim in self.claims.items() for arm in claim.arms]
+        uses += [(f"figure {figure.number}", figure.arm) for figure in self.figures]
+        for user, arm in uses:
+            if arm not in self.arms:
+                known = ", ".join(self.arms)
+                raise UsageError(f"The {user} is about arm '{arm}', but the arms are {known}.{perhaps(arm, self.arms)}")
+        for name, claim in self.claims.items():
+            self._check_claim(name, claim)
+        return self
+
+    def _check_claim(self, name: str, claim: Claim) -> None:
+        for arm in claim.arms:
+            values = self.arms[arm].axes.get(claim.axis)
+            if values is None or len(values) < 2:
+                raise UsageError(f"Claim {name} compares along '{claim.axis}', so arm {arm} needs two values of that axis.")
+            if claim.between is not None and (len(claim.between) != 2 or any(v not in values for v in claim.between)):
+                raise UsageError(f"Claim {name} compares two values of {values} (arm {arm}). Got {claim.between}.")
+        if claim.test == "optimum-grows" and len(claim.arms) < 2:
+            raise UsageError(f"Claim {name} (optimum-grows) compares arms, so it needs at least two. Got {claim.arms}.")
+
+    def cells(self, arm: str) -> "list[Cell]":
+        """Return the cells of an arm: every combination of its axes, without seeds."""
+        spec = self.arms[arm]
+        base = recipes.load(spec.recipe or self.recipe).recipe
+        shared = {**self.set, **spec.set}
+        cells = []
+        for combination in itertools.product(*spec.axes.values()):
+            settings = dict(zip(spec.axes, combination, strict=True))
+            try:
+                cells.append(Cell(arm, settings, recipes.changed(base, {**shared, **settings}, typed=True)))
+            except UsageError as error:
+                raise UsageError(f"Arm {arm} of study {self.name}: {error}") from None
+        return cells
+
+    def trials(self) -> "list[Trial]":
+        """Return every run of the study once, in the order of arms, cells and seeds.
+
+        Two arms that contain the same recipe share the trial.
+        """
+        found: dict[str, Trial] = {}
+        for arm in self.arms:
+            for cell in self.cells(arm):
+                for seed in self.seeds:
+                    recipe = cell.recipe.model_copy(update={"seed": seed})
+                    found.setdefault(recipe.fingerprint, Trial(recipe, arm, cell.settings, seed))
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of an arm's axes; its recipe stands for all seeds."""
+
+    arm: str
+    settings: Settings
+    recipe: Recipe
+
+    def fingerprint(self, seed: int) -> str:
+        """Return the fingerprint of the cell's trial with a seed."""
+        return self.recipe.model_copy(update={"seed": seed}).fingerprint
+
+    @property
+    def label(self) -> str:
+        """The settings in words, for example `warmup 5ep`."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items()) or self.arm
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe of a study; `arm` and `settings` are those of the first arm that contains it."""
+
+    recipe: Recipe
+    arm: str
+    settings: Settings
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's fingerprint, which names the trial's directory."""
+        return self.recipe.fingerprint
+
+
+def names() -> list[str]:
+    """Return the names of the shipped studies."""
+    return sorted(item.name.removesuffix(".toml") for item in _folder().iterdir() if item.name.endswith(".toml"))
+
+
+def source_text(name_or_file: str) -> str:
+    """Return the TOML text of a shipped study or of a file.
+
+    Raises
+    ------
+    UsageError
+        When there is no such study or file.
+    """
+    if name_or_file in names():
+        return str((_folder() / f"{name_or_file}.toml").read_text(encoding="utf-8"))
+    path = Path(name_or_file)
+    if not path.is_file():
+        hint = perhaps(name_or_file, names())
+        raise UsageError(f"A study is one of {', '.join(names())}, or a TOML file. Got {name_or_file!r}.{hint}")
+    return recipes.read_text(path)
+
+
+def parse(text: str, what: str = "study") -> Study:
+    """Build a study from TOML text; every recipe in it is checked.
+
+    Raises
+    ------
+    UsageError
+        One sentence for each thing that does not fit.
+    """
+    study = build(Study, recipes.parse_toml(text, what), what=what, typed=True)
+    for arm in study.arms:
+        study.cells(arm)
+    return study
+
+
+def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, Any] | None = None) -> Study:
+    """Return the study with only its first `seeds` seeds, or with shared settings changed."""
+    if seeds is not None and not 1 <= seeds <= len(study.seeds):
+        raise UsageError(f"The study {study.name} has {len(study.seeds)} seeds; --seeds takes 1 to that many. Got {seeds}.")
+    update: dict[str, Any] = {}
+    if seeds is not None:
+        update["seeds"] = study.seeds[:seeds]
+    if settings:
+        update["set"] = {**study.set, **settings}
+    return study.model_copy(update=update)
+
+
+def to_toml(study: Study) -> str:
+    """Write a study as TOML, every field resolved, such that `parse` gives it back."""
+    values = study.model_dump(exclude_defaults=True)
+    tables = {key: values.pop(key) for key in ("set", "arms", "claims", "figures") if key in values}
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+    if "set" in tables:
+        lines += ["", "[set]", *(f"{key} = {_toml(value)}" for key, value in tables["set"].items())]
+    for kind in ("arms", "claims"):
+        for name, table in tables.get(kind, {}).items():
+            lines += ["", f"[{kind}.{json.dumps(name)}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    for figure in tables.get("figures", []):
+        lines += ["", "[[figures]]", *(f"{key} = {_toml(value)}" for key, value in figure.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _folder() -> Any:
+    return resources.files("widestep.study").joinpath("named")
