@@ -45,7 +45,7 @@ class FileList:
 
     def path(self, position: int) -> Path:
         """Return the path of an image by its position in the order."""
-        return self.directory / self.classes[self.labels[position]] / self.names[position]
+        return self.directory / self.classes[int(self.labels[position])] / self.names[position]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +85,7 @@ def scan_folder(path: str | os.PathLike[str]) -> FolderLayout:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise DataError(
-            f"A folder data set must be an existing folder. There is no folder {str(root)!r}: check the path after 'folder:'."
-        )
+        raise DataError(f"A folder data set must be an existing folder. There is none at {str(root)!r}: correct the path.")
     train_directory = _split_directory(root, "train")
     val_directory = _split_directory(root, "val", "validation")
     classes = _class_names(train_directory)
@@ -100,8 +98,8 @@ def scan_folder(path: str | os.PathLike[str]) -> FolderLayout:
     strangers = sorted(set(val_classes) - set(classes))
     if strangers:
         raise DataError(
-            f"Every class to validate on must also be trained on. {_few(strangers)} in {str(val_directory)!r} not in "
-            f"{str(train_directory)!r}: add training images or remove the folder."
+            f"Every class to validate on must also be trained on. In {str(val_directory)!r} but not in "
+            f"{str(train_directory)!r}: {_few(strangers)}. Add training images or remove the folder."
         )
     digest = hashlib.sha256()
     train = _list_images(train_directory, classes, classes, b"train", digest)
@@ -143,9 +141,7 @@ def _list_images(
     counts = np.zeros(len(classes), dtype=np.int64)
     for class_name in present:
         images = sorted(
-            (name, size)
-            for name, size, is_folder in _entries(directory / class_name, SUFFIXES)
-            if not is_folder
+            (name, size) for name, size, is_folder in _entries(directory / class_name, SUFFIXES) if not is_folder
         )
         prefix = split + b"/" + os.fsencode(class_name) + b"/"
         for name, size in images:
@@ -160,8 +156,8 @@ def _list_images(
         )
     if empty:
         raise DataError(
-            f"Every class folder must have at least one image directly inside it. {_few(empty)} in {str(directory)!r} "
-            "empty: add images or remove the folder."
+            f"Every class folder must have at least one image directly inside it. Without one in {str(directory)!r}: "
+            f"{_few(empty)}. Add images or remove the folder."
         )
     return FileList(directory, classes, tuple(names), np.repeat(np.arange(len(classes)), counts))
 
@@ -186,7 +182,6 @@ def _entries(directory: Path, suffixes: frozenset[str] | None = None) -> Iterato
 
 
 def _few(names: list[str]) -> str:
-    """Return at most three of the names, quoted, with the verb that fits: `'a', 'b', 'c' and 4 more are`."""
-    shown = ", ".join(repr(name) for name in names[:3])
+    """Return at most three of the names, quoted: `'a', 'b', 'c' and 4 more`."""
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"
+    return ", ".join(repr(name) for name in names[:3]) + more

@@ -12,8 +12,8 @@ from widestep.plan.fields import Fields
 class Execution(Fields):
     """Changing any field changes no byte of the trained weights, of the logged losses or of the rates."""
 
-    out: Path = Path("runs/run")
-    """Directory of the run; everything is written inside it."""
+    out: Path | None = None
+    """Directory of the run; everything is written inside it. Empty: runs/RECIPE-FINGERPRINT, found again by settings."""
     processes: int = Field(default=1, ge=1, le=4096)
     """Processes to start on this machine. Under torchrun, srun or another launcher the launcher's number counts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

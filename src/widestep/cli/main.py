@@ -1,0 +1,75 @@
+"""The program `widestep`: its commands, and how errors reach the user.
+
+Commands are loaded when they are used, so that help never waits for them.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import widestep
+from widestep.errors import WidestepError
+
+app = App(
+    name="widestep",
+    version=widestep.__version__,
+    help="Train image classifiers with very wide optimizer steps: virtual workers, the same bytes on any number of processes.",
+    result_action="return_value",
+)
+app.command("widestep.cli.train:train", name="train", help="Train one recipe into one run directory, or go on with it.")
+app.command("widestep.cli.evaluate:evaluate", name="eval", help="Evaluate a run's weights: exact integer counts.")
+app.command("widestep.cli.lr:lr", name="lr", help="Print or plot the learning rate at every step, without training.")
+app.command("widestep.cli.verify:verify", name="verify", help="Prove here that processes and a kill change no byte.")
+app.command("widestep.cli.report:report", name="report", help="Make the page, figures and findings of a study or of runs.")
+
+study = App(name="study", help="Answer a question with many runs: plan, run, look, retry.")
+for name, purpose in (
+    ("run", "Run what is missing of a study, then report."),
+    ("plan", "Show trials, steps and predicted time; write nothing."),
+    ("status", "Show the state of every trial."),
+    ("retry", "Forget failures, so that the next run tries those trials again."),
+    ("work", "Join a study as one more worker process."),
+):
+    study.command(f"widestep.cli.study:{name}", name=name, help=purpose)
+app.command(study)
+
+recipes = App(name="recipes", help="List, show and explain named recipes and their fields.")
+for name, purpose in (
+    ("list", "Names and one line each."),
+    ("show", "All fields of a recipe, with source and what was verified."),
+    ("fields", "What every field of a recipe and of an execution means."),
+):
+    recipes.command(f"widestep.cli.recipes:{name}_", name=name, help=purpose)
+app.command(recipes)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code: see the README for the meaning of the codes."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; errors that are explained become one line on stderr."""
+    try:
+        result = app(list(arguments), exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        _complain(" ".join(str(error).split()) + " See --help.")
+        return 2
+    except WidestepError as error:
+        if str(error):
+            _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("Stopped at once. What was saved is whole; the same command goes on from there.")
+        return 75
+    except BrokenPipeError:  # the reader of our output went away, as in `widestep lr | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(sentence: str) -> None:
+    print(f"widestep: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,115 @@
+"""`widestep train`: one recipe into one run directory."""
+
+import json as json_module
+import sys
+
+from widestep.cli.options import Request, request
+from widestep.data.facts import describe
+from widestep.files import explained
+from widestep.plan.runplan import RunPlan
+from widestep.records.result import RunResult
+from widestep.records.run import Run, move_aside
+from widestep.workers.launched import Launch, detect
+from widestep.workers.launcher import run_processes
+
+
+def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False, json: bool = False, **fields: str) -> int:
+    """Train one recipe into one run directory; the same command again goes on, or says that it is complete.
+
+    Every field of the recipe and of the execution is an option: --grid 4x6x32, --epochs 10, --base-lr 0.1, --warmup 5ep,
+    --scaling linear --reference-batch 256, --seed 1, --processes 2, --out DIR. `widestep recipes fields` explains them all.
+    Under torchrun, srun, jsrun or mpirun the command joins that launch instead of starting processes.
+
+    Examples:
+      widestep train --recipe digits --grid 40x1x8 --warmup 4ep
+      widestep train --recipe digits --processes 2 --out runs/two
+      widestep train --recipe poster --data folder:/data/imagenet --grid 1x2x8 --epochs 4st
+
+    Parameters
+    ----------
+    recipe
+        Name of a shipped recipe, or a TOML file.
+    fresh
+        Move an old run in the directory aside and begin again.
+    dry_run
+        Show the plan and stop.
+    json
+        Print the result as JSON on stdout.
+    """
+    wanted = request(recipe, fields)
+    if dry_run:
+        return _show_plan(wanted)
+    launch = detect()
+    if launch is None:
+        if fresh:
+            move_aside(wanted.directory)
+        result = _finished(Run(wanted.directory, wanted.recipe))
+        if result is None and wanted.execution.processes > 1:
+            return run_processes([word for word in sys.argv[1:] if word != "--fresh"], wanted.execution.processes)
+        result = result or _train(wanted, None, fresh=False)
+    else:
+        result = _train(wanted, launch, fresh)
+    if launch is None or launch.process == 0:
+        _show_result(wanted, result, json)
+    return 4 if result.status == "diverged" else 0
+
+
+def _show_plan(wanted: Request) -> int:
+    recipe = wanted.recipe
+    facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
+    print(f"data       {facts.name}: {facts.num_train:,} training and {facts.num_val:,} validation images")
+    print(f"model      {recipe.model}")
+    for line in RunPlan(recipe, facts.num_train).describe():
+        print(line)
+    print(f"files      {wanted.directory}")
+    return 0
+
+
+def _train(wanted: Request, launch: Launch | None, fresh: bool) -> RunResult:
+    from widestep.cli.console import ConsoleWatcher, SilentWatcher
+    from widestep.train.loop import train as train_runs
+    from widestep.train.stop import StopRequest
+    from widestep.workers.world import World
+
+    stop = StopRequest()
+    stop.install()
+    run = Run(wanted.directory, wanted.recipe)
+    with World(launch) as world:
+        known = None
+        if world.is_first:
+            if fresh:
+                move_aside(wanted.directory)
+            finished = _finished(run)
+            known = finished.as_dict() if finished else None
+        known = world.broadcast_json(known)
+        if known is not None:
+            return RunResult(**known)
+        watcher = ConsoleWatcher() if world.is_first else SilentWatcher()
+        try:
+            return train_runs([run], wanted.execution, world, watcher, stop)[0]
+        finally:
+            if isinstance(watcher, ConsoleWatcher):
+                watcher.close()
+
+
+def _finished(run: Run) -> RunResult | None:
+    """Return the outcome of a run that is finished already (statement R3)."""
+    with explained(run.directory):
+        if not run.finished():
+            return None
+    run.check_recipe()
+    return run.result()
+
+
+def _show_result(wanted: Request, result: RunResult, as_json: bool) -> None:
+    if as_json:
+        print(json_module.dumps(result.as_dict(), indent=2))
+        return
+    if result.status == "diverged":
+        print(f"diverged   {result.reason}", file=sys.stderr)
+    print(
+        f"{result.status:<10} {100 * result.val_accuracy:.2f} % of {result.val_images:,} validation images "
+        f"({result.val_correct:,}) after {result.steps:,} steps; best {100 * result.best_val_accuracy:.2f} %"
+    )
+    print(f"weights    {result.weights_sha256}")
+    print(f"files      {wanted.directory}")

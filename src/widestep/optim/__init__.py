@@ -1,0 +1,1 @@
+"""Optimizers and what they apply to which parameters."""

@@ -1,0 +1,1 @@
+"""Reports: from run directories to findings, figures and one self-contained page."""

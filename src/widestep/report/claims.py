@@ -1,0 +1,221 @@
+"""A verdict for each claim of a study, with the numbers it rests on and its minimum detectable difference."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from widestep.errors import UsageError
+from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison, Paired, Side, compare, interval, paired
+from widestep.report.optimum import best_per_seed
+from widestep.report.results import CellResults, StudyResults, plain, setting_unit
+from widestep.report.verdicts import KINDS, Adjust, Rule, Verdict, Why, family, shown_candidates
+from widestep.study.study import Claim
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study says about one claim; the field names are the keys of findings.json and stay stable.
+
+    Parameters
+    ----------
+    effect, interval, level
+        Difference in `unit` with its t-interval at `level`; null while there are too few pairs.
+    p, p_adjusted
+        p of the claim, and the same adjusted by Holm's method over all claims of the study.
+    minimum_detectable_difference
+        True difference that a paired t-test with this n and spread finds with 80 % power.
+    why
+        What was shown: `shown`, `reversed`, `equivalent`, `beyond` (the margin), `open` (nothing), `few` (too few pairs).
+    """
+
+    claim: str
+    text: str
+    verdict: Verdict
+    effect: float | None
+    unit: str
+    interval: list[float] | None
+    level: float
+    n: int
+    test: str
+    p: float | None
+    p_adjusted: float | None
+    minimum_detectable_difference: float | None
+    margin: float
+    detail: str
+    why: Why
+    kind: str
+    arms: list[str]
+    axis: str
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Return the finding as plain values."""
+        return dict(vars(self))
+
+
+def judge(results: StudyResults) -> list[Finding]:
+    """Return the findings of a study, in the order of its claims.
+
+    Raises
+    ------
+    UsageError
+        When a claim cannot be tested as it is written: its arm has other axes, or an axis without order.
+    """
+    claims = results.study.claims
+    compared = [comparisons_of(results, name, claim) for name, claim in claims.items()]
+    chosen = [_choose(claim, [one.paired for one in pairs]) for claim, pairs in zip(claims.values(), compared, strict=True)]
+    p_values = [p for _, p in chosen]
+    return [
+        _finding(results, name, compared[index], chosen[index], family(p_values, index)) for index, name in enumerate(claims)
+    ]
+
+
+def comparisons_of(results: StudyResults, name: str, claim: Claim) -> list[Comparison]:
+    """Return the comparisons that a claim rests on, each oriented so that a positive effect speaks for the claim."""
+    for arm in claim.arms:
+        others = [axis for axis in results.study.arms[arm].axes if axis != claim.axis]
+        if others:
+            raise UsageError(
+                f"A claim compares along the only axis of its arm. Claim {name} is along '{claim.axis}', but arm {arm} also "
+                f"varies {', '.join(others)}; give the claim an arm of its own."
+            )
+    cells = results.arms[claim.arms[0]]
+    first, last = cells[0], cells[-1]
+    if claim.between is not None:
+        first, last = (_cell_of(cells, claim.axis, value) for value in claim.between)
+    level, margin = results.study.level, results.study.margin
+    match claim.test:
+        case "falls" | "equivalent":
+            pairs = [(first, last)]
+        case "worst":
+            pairs = [(other, cells[0]) for other in cells[1:]]
+        case "too-long":
+            pairs = [(candidate, cells[-1]) for candidate in cells[1:-1] or cells[:1]]
+        case "optimum-grows":
+            return [_optima(results, claim)]
+    return [compare(one, other, level=level, margin=margin) for one, other in pairs]
+
+
+def _cell_of(cells: list[CellResults], axis: str, value: Any) -> CellResults:
+    return next(cell for cell in cells if cell.cell.settings[axis] == value)
+
+
+def _optima(results: StudyResults, claim: Claim) -> Comparison:
+    first, last = (best_per_seed(results.arms[arm], claim.axis) for arm in (claim.arms[0], claim.arms[-1]))
+    seeds = [seed for seed in first if seed in last]
+    values = [np.array([best[seed] for seed in seeds]) for best in (last, first)]
+    sides = []
+    for arm, numbers in zip((claim.arms[-1], claim.arms[0]), values, strict=True):
+        label = plain(f"best {claim.axis} of arm {arm}")
+        sides.append(Side(label, float(np.median(numbers)) if seeds else None, 0, 0, 0))
+    unit = setting_unit(results.arms[claim.arms[0]][0].cell.recipe, claim.axis)
+    result = paired(values[0] - values[1], level=results.study.level, margin=results.study.margin)
+    return Comparison(sides[0], sides[1], unit, result)
+
+
+def _choose(claim: Claim, pairs: list[Paired]) -> tuple[int, float | None]:
+    kind = KINDS[claim.test]
+    index, p = kind.choose(pairs)
+    return index, p if kind.ready(pairs) else None
+
+
+def _finding(
+    results: StudyResults, name: str, compared: list[Comparison], chosen: tuple[int, float | None], adjust: Adjust
+) -> Finding:
+    study, (index, p) = results.study, chosen
+    claim = study.claims[name]
+    rule = Rule(study.level, adjust, study.margin)
+    pairs = [one.paired for one in compared]
+    verdict, why = KINDS[claim.test].decide(pairs, rule) if p is not None else ("undecided", "few")
+    reported = compared[index]
+    return Finding(
+        claim=plain(name),
+        text=plain(claim.text),
+        verdict=verdict,
+        effect=reported.paired.effect,
+        unit=reported.unit,
+        interval=interval(reported.paired),
+        level=study.level,
+        n=reported.paired.n,
+        test=_test_words(claim, reported.paired, len(compared), rule, len(study.claims)),
+        p=p,
+        p_adjusted=None if p is None else adjust(p),
+        minimum_detectable_difference=reported.paired.detectable,
+        margin=study.margin,
+        detail=" ".join([_effect_words(reported), *_why_words(why, claim, compared, index, rule), *_left_out(compared)]),
+        why=why,
+        kind=claim.test,
+        arms=[plain(arm) for arm in claim.arms],
+        axis=claim.axis,
+        comparisons=[one.record() for one in compared],
+    )
+
+
+def _test_words(claim: Claim, pair: Paired, num_compared: int, rule: Rule, num_claims: int) -> str:
+    if pair.n < 2:
+        return "none (fewer than two pairs)"
+    words = pair.test
+    if claim.test == "equivalent":
+        words = f"two one-sided paired t (TOST) against {rule.margin:g} points"
+    if claim.test == "worst" and num_compared > 1:
+        words += f", all {num_compared} comparisons must hold"
+    if claim.test == "too-long" and num_compared > 1:
+        words += f", Holm over {num_compared} candidates"
+    return words + (f", Holm over {num_claims} claims" if num_claims > 1 else "")
+
+
+def _effect_words(one: Comparison) -> str:
+    pair = one.paired
+    if pair.effect is None:
+        return f"No seed is complete on both sides ({one.first.label}; {one.second.label})."
+    first = one.first.label[:1].upper() + one.first.label[1:]
+    if abs(pair.effect) < 5e-10:
+        return f"{first} and {one.second.label} are equal on average."
+    unit, direction = one.unit, "above" if pair.effect > 0 else "below"
+    return (
+        f"{first} is {abs(pair.effect):.2f} {unit} {direction} {one.second.label} on average, higher in "
+        f"{pair.num_higher} of {pair.n} seeds."
+    )
+
+
+def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
+    pair, unit = compared[index].paired, compared[index].unit
+    match why:
+        case "few":
+            return ["Fewer than two seeds are complete on both sides, so there is no interval and no test."]
+        case "shown":
+            return _shown_words(claim, compared, index, rule)
+        case "reversed":
+            return ["The opposite of the claim is shown."]
+        case "equivalent":
+            all_of = "The difference is" if len(compared) == 1 else "All differences are"
+            return [f"{all_of} shown to be smaller than the margin of {rule.margin:g} points."]
+        case "beyond":
+            return [f"The whole interval lies beyond the margin of {rule.margin:g} points."]
+        case "open":
+            words = [
+                f"This decides nothing: true differences from {pair.detectable:.2f} {unit} would be found (power 80 %)."
+            ]
+            smallest = 2.0 ** (1 - pair.n)
+            if claim.test != "equivalent" and pair.n >= FEWEST_FOR_RANKS and not rule.small(smallest):
+                words.append(f"With {pair.n} seeds p is at least {smallest:.2g}, too large once several claims are tested.")
+            return words
+
+
+def _shown_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
+    pairs = [one.paired for one in compared]
+    words = []
+    if claim.test == "too-long" and index not in (found := shown_candidates(pairs, rule)):
+        words.append(f"Shown for {' and '.join(compared[one].first.label for one in found)}.")
+    if claim.test != "optimum-grows" and rule.equivalent([pairs[index]]):
+        words.append(f"The difference is shown, and shown to be smaller than the margin of {rule.margin:g} points.")
+    return words
+
+
+def _left_out(compared: list[Comparison]) -> list[str]:
+    diverged = {side.label: side.num_diverged for one in compared for side in (one.first, one.second)}
+    total = sum(diverged.values())
+    if total == 0:
+        return []
+    return [f"{total} diverged {'run is' if total == 1 else 'runs are'} not in these numbers."]

@@ -1,0 +1,131 @@
+"""The best warmup: per arm with a bootstrap interval over seeds, and per seed for the claim that it grows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widestep.errors import UsageError
+from widestep.plan.duration import Duration
+from widestep.plan.grid import WorkerGrid
+from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, plain, setting_number
+
+NUM_DRAWS = 4000
+"""Bootstrap draws over seeds."""
+FEWEST_FOR_BOOTSTRAP = 10
+"""Seeds below which a bootstrap interval is known to be too narrow; such lines are marked."""
+_DRAWS_SEED = 20_170_608
+
+
+@dataclass(frozen=True)
+class BestWarmup:
+    """The warmup with the highest mean accuracy of one arm, in both units.
+
+    `epochs` and `steps` are None before two values have results; intervals need two seeds.
+    """
+
+    arm: str
+    label: str
+    global_batch: int
+    n: int
+    epochs: float | None = None
+    steps: int | None = None
+    epochs_interval: tuple[float, float] | None = None
+    steps_interval: tuple[int, int] | None = None
+    at_edge: bool = False
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether the interval rests on few seeds."""
+        return self.n < FEWEST_FOR_BOOTSTRAP
+
+
+def best_warmups(results: StudyResults) -> list[BestWarmup]:
+    """Return the best warmup of every arm that has a warmup axis, one line for each combination of its other axes."""
+    lines = []
+    for arm, cells in results.arms.items():
+        axes = results.study.arms[arm].axes
+        if len(axes.get("warmup", [])) < 2:
+            continue
+        groups: dict[str, list[CellResults]] = {}
+        for cell in cells:
+            others = ", ".join(f"{name} {value}" for name, value in cell.cell.settings.items() if name != "warmup")
+            groups.setdefault(others, []).append(cell)
+        about = results.study.arms[arm].label or arm
+        for others, group in groups.items():
+            lines.append(_best_warmup(arm, plain(f"{about} ({others})" if others else about), group, results.study.level))
+    return lines
+
+
+def _best_warmup(arm: str, label: str, cells: list[CellResults], level: float) -> BestWarmup:
+    batch = cells[0].cell.recipe.grid.global_batch
+    seeds = finished_seeds(cells)
+    known = [cell.steps_per_epoch for cell in cells if cell.steps_per_epoch is not None]
+    if not seeds or not known:
+        return BestWarmup(arm, label, batch, len(seeds))
+    lengths = [Duration.parse(cell.cell.recipe.warmup) for cell in cells]
+    epochs = np.array([length.epochs(known[0], batch) for length in lengths])
+    steps = np.array([length.steps(known[0], batch) for length in lengths])
+    accuracy = accuracy_table(cells, seeds)
+    best = int(accuracy.mean(axis=0).argmax())
+    found = BestWarmup(arm, label, batch, len(seeds), float(epochs[best]), int(steps[best]), at_edge=best == len(cells) - 1)
+    if len(seeds) < 2:
+        return found
+    low, high = bootstrap_best(accuracy, epochs, level), bootstrap_best(accuracy, steps.astype(np.float64), level)
+    return BestWarmup(**{**vars(found), "epochs_interval": low, "steps_interval": (int(high[0]), int(high[1]))})
+
+
+def bootstrap_best(accuracy: NDArray[np.float64], values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Return the percentile interval of the value with the highest mean accuracy, seeds drawn with replacement.
+
+    Parameters
+    ----------
+    accuracy
+        Shape (num_seeds, num_values); -inf for a run that diverged.
+    values
+        Shape (num_values,).
+    """
+    generator = np.random.default_rng(_DRAWS_SEED)
+    drawn = generator.integers(len(accuracy), size=(NUM_DRAWS, len(accuracy)))
+    best = values[accuracy[drawn].mean(axis=1).argmax(axis=1)]
+    low, high = np.quantile(best, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def best_per_seed(cells: list[CellResults], axis: str) -> dict[int, float]:
+    """Return each seed's best value along an axis as a number; tied values are averaged.
+
+    Raises
+    ------
+    UsageError
+        When the axis has neither durations nor grids nor numbers.
+    """
+    typed = getattr(cells[0].cell.recipe, axis)
+    if isinstance(typed, bool) or not isinstance(typed, (Duration, WorkerGrid, int, float)):
+        raise UsageError(
+            f"A best value grows along durations, grids or numbers. The axis '{axis}' has values like {typed!r}."
+        )
+    seeds = finished_seeds(cells)
+    if not seeds:
+        return {}
+    steps = next((cell.steps_per_epoch for cell in cells if cell.steps_per_epoch is not None), None)
+    values = np.array([setting_number(cell, axis, steps) for cell in cells], dtype=np.float64)
+    accuracy = np.round(accuracy_table(cells, seeds), 9)
+    return {seed: float(values[row == row.max()].mean()) for seed, row in zip(seeds, accuracy, strict=True)}
+
+
+def finished_seeds(cells: list[CellResults]) -> list[int]:
+    """Return the seeds whose run is complete or diverged in every cell, and complete in one at least."""
+    rows = {seed: [cell.outcomes[seed] for cell in cells] for seed in cells[0].outcomes}
+    return [
+        seed
+        for seed, row in rows.items()
+        if not any(isinstance(outcome, Missing) for outcome in row) and any(isinstance(outcome, SeedRun) for outcome in row)
+    ]
+
+
+def accuracy_table(cells: list[CellResults], seeds: list[int]) -> NDArray[np.float64]:
+    """Return accuracies in percent, shape (num_seeds, num_cells); a diverged run is -inf, so it is never the best."""
+    return np.array(
+        [[cell.complete[seed].accuracy if seed in cell.complete else -np.inf for cell in cells] for seed in seeds]
+    )

@@ -1,0 +1,254 @@
+"""A study directory as plain data: what each cell's seeds came to, and what is missing.
+
+Diverged runs are counted and shown but have no accuracy here (statement N5), so no mean can contain one by accident.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widestep.errors import StoreError, UsageError
+from widestep.plan.duration import Duration
+from widestep.plan.grid import WorkerGrid
+from widestep.plan.recipe import Recipe
+from widestep.plan.recipes import read_text
+from widestep.records.result import RunResult
+from widestep.records.run import Run
+from widestep.study.study import Cell, Study, parse
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One complete run; accuracies in percent.
+
+    Parameters
+    ----------
+    accuracy
+        Of the final epoch (statement N3); `median_last5` and `best` stand beside it and never replace it.
+    epochs, curve, rates
+        Evaluated epochs, validation accuracy and learning rate there, each of shape (num_evaluations,).
+    """
+
+    seed: int
+    accuracy: float
+    median_last5: float
+    best: float
+    steps_per_epoch: int
+    epochs: NDArray[np.float64]
+    curve: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A run that stopped because a loss or gradient was no longer finite."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run without a usable outcome."""
+
+    reason: str
+
+
+Outcome = SeedRun | Diverged | Missing
+
+
+@dataclass(frozen=True)
+class CellResults:
+    """All seeds of one cell."""
+
+    cell: Cell
+    outcomes: dict[int, Outcome]
+    collapse_below: float
+    label: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        words = [setting_words(self.cell.recipe, name, value) for name, value in self.cell.settings.items()]
+        object.__setattr__(self, "label", plain(", ".join(words) or self.cell.arm))
+
+    @property
+    def complete(self) -> dict[int, SeedRun]:
+        """The complete runs by seed."""
+        return {seed: run for seed, run in self.outcomes.items() if isinstance(run, SeedRun)}
+
+    @property
+    def diverged(self) -> list[int]:
+        """Seeds whose run diverged."""
+        return [seed for seed, run in self.outcomes.items() if isinstance(run, Diverged)]
+
+    @property
+    def missing(self) -> list[int]:
+        """Seeds without a usable outcome."""
+        return [seed for seed, run in self.outcomes.items() if isinstance(run, Missing)]
+
+    @property
+    def collapsed(self) -> list[int]:
+        """Seeds of complete runs that ended below the study's threshold; they stay in every mean."""
+        return [seed for seed, run in self.complete.items() if run.accuracy < 100 * self.collapse_below]
+
+    @property
+    def accuracies(self) -> NDArray[np.float64]:
+        """Final validation accuracies of the complete runs in percent."""
+        return np.array([run.accuracy for run in self.complete.values()])
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps an epoch as the runs recorded them, or None before the first run is complete."""
+        return next((run.steps_per_epoch for run in self.complete.values()), None)
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study with the outcomes of its trials; two arms that share a trial share its outcome."""
+
+    study: Study
+    directory: Path
+    arms: dict[str, list[CellResults]]
+    outcomes: dict[str, Outcome]
+    environment: dict[str, list[str]]
+
+    def count(self, kind: type[Outcome]) -> int:
+        """Return how many trials have an outcome of this kind."""
+        return sum(isinstance(outcome, kind) for outcome in self.outcomes.values())
+
+
+def read_study(directory: Path) -> StudyResults:
+    """Read what a study directory holds so far.
+
+    Raises
+    ------
+    UsageError
+        When there is no study.toml, or it does not describe a study.
+    """
+    path = directory / "study.toml"
+    if not path.is_file():
+        raise UsageError(f"A study directory holds study.toml. {directory} does not; give the directory of a study.")
+    study = parse(read_text(path), "study.toml")
+    outcomes: dict[str, Outcome] = {}
+    arms = {}
+    for arm in study.arms:
+        arms[arm] = []
+        for cell in study.cells(arm):
+            found = {}
+            for seed in study.seeds:
+                recipe = cell.recipe.model_copy(update={"seed": seed})
+                name = recipe.fingerprint
+                if name not in outcomes:
+                    outcomes[name] = _read_trial(directory / "trials" / name, recipe)
+                found[seed] = outcomes[name]
+            arms[arm].append(CellResults(cell, found, study.collapse_below))
+    trials = [directory / "trials" / name for name, outcome in outcomes.items() if not isinstance(outcome, Missing)]
+    return StudyResults(study, directory, arms, outcomes, read_environments(trials))
+
+
+def _read_trial(directory: Path, recipe: Recipe) -> Outcome:
+    if not directory.is_dir():
+        return Missing("not started")
+    run = Run(directory, recipe)
+    try:
+        status = run.status()
+        if status not in ("complete", "diverged"):
+            return Missing(plain(status or "not started"))
+        result = run.result()
+        if result is None:
+            return Missing(f"{status}, but result.json is absent")
+        if result.recipe_fingerprint != recipe.fingerprint:
+            return Missing("result.json belongs to another recipe")
+        if status == "diverged":
+            return Diverged(plain(result.reason or "no reason recorded"))
+        return read_run(run, result)
+    except (StoreError, OSError, ValueError) as error:
+        return Missing(plain(str(error)))
+
+
+def read_run(run: Run, result: RunResult) -> SeedRun:
+    """Return a complete run's accuracies and curves.
+
+    Raises
+    ------
+    StoreError
+        When a number of the result or a column of epochs.csv cannot be right.
+    """
+    shares = (result.val_accuracy, result.median_last5_val_accuracy, result.best_val_accuracy)
+    numbers = (*shares, result.epochs, result.steps)
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) and number >= 0 for number in numbers):
+        raise StoreError("result.json must hold finite numbers. It is damaged; run the recipe again.")
+    if max(shares) > 1 or result.epochs == 0:
+        raise StoreError("result.json must hold accuracies of at most 1 after some epochs. It is damaged; run it again.")
+    rows = [row for row in run.read_epochs() if _finite(row["epoch"]) and _finite(row["val_accuracy"])]
+    epochs, curve, rates = (
+        np.array([math.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+        for name in ("epoch", "val_accuracy", "lr")
+    )
+    accuracy, median, best = (100.0 * share for share in shares)
+    steps = round(result.steps / result.epochs)
+    return SeedRun(result.seed, accuracy, median, best, steps, epochs, 100.0 * curve, rates, result)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def read_environments(directories: Iterable[Path]) -> dict[str, list[str]]:
+    """Return every recorded fact about the runs' environments with the different values it took.
+
+    The host's name is left out: it says nothing about the results, and reports are passed on.
+    """
+    pooled: dict[str, list[str]] = {}
+    for directory in directories:
+        try:
+            facts = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        for name, value in facts.items() if isinstance(facts, dict) else ():
+            values = pooled.setdefault(plain(name), [])
+            if plain(str(value)) not in values:
+                values.append(plain(str(value)))
+    return {name: values for name, values in pooled.items() if name != "host"}
+
+
+def setting_words(recipe: Recipe, name: str, value: Any) -> str:
+    """Return a setting as a reader says it, for example `warmup 5 epochs` or `30,720 images a step (40x6x128)`."""
+    typed = getattr(recipe, name)
+    if isinstance(typed, WorkerGrid):
+        return f"{typed.global_batch:,} images a step ({typed})"
+    if isinstance(typed, Duration):
+        unit = {"ep": "epoch", "st": "step", "im": "image"}[typed.unit] + ("" if typed.amount == 1 else "s")
+        return f"{name} {float(typed.amount):,g} {unit}" if typed.amount else f"no {name}"
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def setting_number(cell: CellResults, name: str, steps_per_epoch: int | None = None) -> float | None:
+    """Return a setting as a number for an axis: epochs, images a step or the number itself; None when it has none.
+
+    `steps_per_epoch` converts steps and images to epochs while the cell itself has no complete run.
+    """
+    recipe = cell.cell.recipe
+    typed = getattr(recipe, name)
+    if isinstance(typed, WorkerGrid):
+        return float(typed.global_batch)
+    if isinstance(typed, Duration):
+        steps = cell.steps_per_epoch or steps_per_epoch
+        return None if typed.unit != "ep" and steps is None else typed.epochs(steps or 1, recipe.grid.global_batch)
+    return float(typed) if isinstance(typed, (int, float)) and not isinstance(typed, bool) else None
+
+
+def setting_unit(recipe: Recipe, name: str) -> str:
+    """Return the unit of `setting_number`."""
+    typed = getattr(recipe, name)
+    return "epochs" if isinstance(typed, Duration) else "images" if isinstance(typed, WorkerGrid) else name
+
+
+def plain(text: str) -> str:
+    """Return text without control characters: names come from files that others may have written."""
+    return "".join(character if character.isprintable() else " " for character in text)

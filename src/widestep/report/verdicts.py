@@ -1,0 +1,174 @@
+"""The five kinds of claim as pure decisions on paired statistics: which comparison is reported, and what it shows.
+
+A difference is *shown* when its p, adjusted over everything that was tested, is below 1 - level and its t-interval
+excludes 0 on that side. A verdict needs one of two things to be shown, the claim or its opposite; all else is undecided.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from widestep.report.comparisons import Paired
+from widestep.report.statistics import holm
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+Why = Literal["shown", "reversed", "equivalent", "beyond", "open", "few"]
+Decision = tuple[Verdict, Why]
+Adjust = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts as shown in a study.
+
+    Parameters
+    ----------
+    adjust
+        Turns a p of this claim into one that is adjusted over all claims of the study.
+    """
+
+    level: float
+    adjust: Adjust
+    margin: float
+
+    def small(self, p: float) -> bool:
+        """Say whether p is significant after adjustment."""
+        return self.adjust(p) < 1 - self.level
+
+    def above(self, pair: Paired, p: float) -> bool:
+        """Say whether a positive difference is shown."""
+        return pair.low is not None and pair.low > 0 and self.small(p)
+
+    def below(self, pair: Paired, p: float) -> bool:
+        """Say whether a negative difference is shown."""
+        return pair.high is not None and pair.high < 0 and self.small(p)
+
+    def equivalent(self, pairs: Sequence[Paired]) -> bool:
+        """Say whether all differences are shown to be smaller than the margin (each of them must be: the largest p)."""
+        return self.small(max(_p(pair.equivalence_p) for pair in pairs))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of claim.
+
+    Parameters
+    ----------
+    choose
+        Returns the index of the comparison that the finding reports and the p of the claim.
+    decide
+        Returns the verdict with its reason.
+    needs_all
+        Whether nothing can be said while one comparison has fewer than two pairs.
+    """
+
+    choose: Callable[[Sequence[Paired]], tuple[int, float]]
+    decide: Callable[[Sequence[Paired], Rule], Decision]
+    needs_all: bool = True
+
+    def ready(self, pairs: Sequence[Paired]) -> bool:
+        """Say whether there are enough pairs for a test."""
+        return (all if self.needs_all else any)(pair.n >= 2 for pair in pairs)
+
+
+def family(p_values: Sequence[float | None], index: int) -> Adjust:
+    """Return the Holm adjustment of one member of a family of tests; a test that could not be made counts as p = 1."""
+    known = [_p(p) for p in p_values]
+    return lambda p: holm([*known[:index], p, *known[index + 1 :]])[index]
+
+
+def _p(p: float | None) -> float:
+    return 1.0 if p is None else p
+
+
+def _within(pairs: Sequence[Paired]) -> list[float]:
+    return holm([_p(pair.p) for pair in pairs])
+
+
+def _only(pairs: Sequence[Paired]) -> tuple[int, float]:
+    return 0, _p(pairs[0].p)
+
+
+def _only_equivalence(pairs: Sequence[Paired]) -> tuple[int, float]:
+    return 0, _p(pairs[0].equivalence_p)
+
+
+def smallest(pairs: Sequence[Paired]) -> tuple[int, float]:
+    """Choose the smallest difference; every comparison must hold, so the largest p counts (intersection-union)."""
+    effects = [float("inf") if pair.effect is None else pair.effect for pair in pairs]
+    return effects.index(min(effects)), max(_p(pair.p) for pair in pairs)
+
+
+def largest(pairs: Sequence[Paired]) -> tuple[int, float]:
+    """Choose the largest difference; one of them is enough, so its p is adjusted over all of them."""
+    effects = [float("-inf") if pair.effect is None or pair.n < 2 else pair.effect for pair in pairs]
+    index = effects.index(max(effects))
+    return index, _within(pairs)[index]
+
+
+def decide_falls(pairs: Sequence[Paired], rule: Rule) -> Decision:
+    """Decide whether the first is above the second; `pairs` holds first - second."""
+    [pair] = pairs
+    return _higher(pair, rule) or _equivalent_or_open(pairs, rule)
+
+
+def decide_grows(pairs: Sequence[Paired], rule: Rule) -> Decision:
+    """Decide whether the best value of the last arm is above that of the first; `pairs` holds last - first."""
+    [pair] = pairs
+    return _higher(pair, rule) or ("undecided", "open")
+
+
+def decide_worst(pairs: Sequence[Paired], rule: Rule) -> Decision:
+    """Decide whether every other is above the first; `pairs` holds other - first."""
+    p = smallest(pairs)[1]
+    if all(rule.above(pair, p) for pair in pairs):
+        return "supported", "shown"
+    if any(rule.below(pair, p) for pair, p in zip(pairs, _within(pairs))):
+        return "contradicted", "reversed"
+    return _equivalent_or_open(pairs, rule)
+
+
+def decide_too_long(pairs: Sequence[Paired], rule: Rule) -> Decision:
+    """Decide whether one of the candidates is above the last; `pairs` holds candidate - last."""
+    if shown_candidates(pairs, rule):
+        return "supported", "shown"
+    p = max(_p(pair.p) for pair in pairs)
+    if all(rule.below(pair, p) for pair in pairs):
+        return "contradicted", "reversed"
+    return _equivalent_or_open(pairs, rule)
+
+
+def shown_candidates(pairs: Sequence[Paired], rule: Rule) -> list[int]:
+    """Return the indices of the candidates that are shown above the last."""
+    return [index for index, p in enumerate(_within(pairs)) if rule.above(pairs[index], p)]
+
+
+def decide_equivalent(pairs: Sequence[Paired], rule: Rule) -> Decision:
+    """Decide whether the two differ by less than the margin."""
+    [pair] = pairs
+    if rule.equivalent(pairs):
+        return "supported", "equivalent"
+    assert pair.low is not None and pair.high is not None
+    if pair.low > rule.margin or pair.high < -rule.margin:
+        return "contradicted", "beyond"
+    return "undecided", "open"
+
+
+def _higher(pair: Paired, rule: Rule) -> Decision | None:
+    if rule.above(pair, _p(pair.p)):
+        return "supported", "shown"
+    return ("contradicted", "reversed") if rule.below(pair, _p(pair.p)) else None
+
+
+def _equivalent_or_open(pairs: Sequence[Paired], rule: Rule) -> Decision:
+    return ("contradicted", "equivalent") if rule.equivalent(pairs) else ("undecided", "open")
+
+
+KINDS = {
+    "falls": Kind(_only, decide_falls),
+    "worst": Kind(smallest, decide_worst),
+    "too-long": Kind(largest, decide_too_long, needs_all=False),
+    "optimum-grows": Kind(_only, decide_grows),
+    "equivalent": Kind(_only_equivalence, decide_equivalent),
+}
+"""The kinds of claim by the name that a study file gives them."""

@@ -1,0 +1,88 @@
+"""A run's state on disk: safetensors (no pickle) with a digest over everything, replaced as a whole.
+
+`last.safetensors` holds weights, optimizer and tally; the one before it stays as `previous.safetensors` until the next save,
+so that there is a verified state whatever happens to a write. `best` and `final` hold weights alone, under the names that
+torch users expect.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from widestep.errors import StoreError
+from widestep.files import write_atomically
+
+FORMAT = 1
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and facts (plain JSON values) as one file, durably and atomically."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
+    write_atomically(path, save(held, {"facts": text, "sha256": _digest(held, text)}))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify a file written by `write`.
+
+    Raises
+    ------
+    StoreError
+        When the file is damaged or of an unknown format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = metadata["facts"]
+        intact = metadata["sha256"] == _digest(tensors, text)
+        facts = json.loads(text)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise StoreError(f"A checkpoint must be whole. {path} is damaged: {error}.") from None
+    if not intact:
+        raise StoreError(f"A checkpoint must hold what was written. {path} does not match its digest.")
+    if facts["format"] != FORMAT:
+        raise StoreError(f"This version reads checkpoints of format {FORMAT}. {path} has format {facts['format']}.")
+    return tensors, facts
+
+
+def write_last(directory: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Save a run's state, keeping the state before it."""
+    last = directory / "last.safetensors"
+    if last.exists():
+        last.replace(directory / "previous.safetensors")
+    write(last, tensors, facts)
+
+
+def read_last(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the newest state that verifies, or None when nothing was saved yet.
+
+    Raises
+    ------
+    StoreError
+        When states were saved and none is whole: training does not silently start again.
+    """
+    damage: StoreError | None = None
+    for name in ("last.safetensors", "previous.safetensors"):
+        if (directory / name).exists():
+            try:
+                return read(directory / name)
+            except StoreError as error:
+                damage = damage or error
+    if damage is not None:
+        raise StoreError(f"{damage} No earlier checkpoint is whole either; use --fresh to begin again.")
+    return None
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"\0{name}\0{tensors[name].dtype}\0{tuple(tensors[name].shape)}\0".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,286 @@
+"""Train the runs of a stack from where they are to their end."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from widestep.errors import Stopped, UsageError
+from widestep.optim.build import applied
+from widestep.plan.execution import Execution
+from widestep.plan.runplan import RunPlan
+from widestep.records.result import RunResult
+from widestep.records.run import Run
+from widestep.train import checkpoint
+from widestep.train.evaluate import Evaluation, evaluate
+from widestep.train.session import Member, Session, open_session, saved_tensors
+from widestep.train.state import weights_sha256
+from widestep.train.step import StepRecord, take_step
+from widestep.train.stop import StopRequest
+from widestep.workers.world import World
+
+_NORMS_KEPT = 5
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """How far training is, for whoever watches."""
+
+    plan: RunPlan
+    step: int
+    loss: float
+    lr: float
+    images_per_second: float
+
+
+class Watcher(Protocol):
+    """Somebody who is told about the progress; a console, or nobody."""
+
+    def started(self, session: Session) -> None:
+        """Called once everything is in place, before the first step."""
+
+    def stepped(self, report: StepReport) -> None:
+        """Called after every step."""
+
+    def evaluated(self, plan: RunPlan, step: int, evaluation: Evaluation) -> None:
+        """Called after every evaluation."""
+
+
+def train(
+    runs: Sequence[Run], execution: Execution, world: World, watcher: Watcher, stop: StopRequest | None = None
+) -> list[RunResult]:
+    """Train runs that share a stack, continuing each from its last checkpoint.
+
+    Parameters
+    ----------
+    runs
+        One or more runs whose recipes share a `stack_key` and have different slots. Finished ones must be left out.
+    world
+        This job's processes; every process calls this function, process 0 writes the files.
+
+    Returns
+    -------
+    One result a run, in order, the same on every process.
+
+    Raises
+    ------
+    Stopped
+        When a signal asked for it; everything is saved.
+    WidestepError
+        As `open_session`.
+    """
+    session = open_session(runs, execution, world, stop or StopRequest())
+    try:
+        return _Loop(session, watcher).run()
+    finally:
+        session.close()
+
+
+class _Loop:
+    def __init__(self, session: Session, watcher: Watcher) -> None:
+        self.session = session
+        self.watcher = watcher
+        self.results: dict[int, RunResult] = {}
+        self.began = self.saved = self.stepped = time.monotonic()
+        self.evaluations: list[Evaluation] = []
+
+    @property
+    def live(self) -> list[Member]:
+        return [member for member in self.session.members if member.state.failure is None]
+
+    def run(self) -> list[RunResult]:
+        session, plan = self.session, self.session.plan
+        step = self._common_step()
+        if session.world.is_first:
+            self.watcher.started(session)
+        while step < plan.total_steps and self.live:
+            records, stopping = take_step(
+                session.model, [member.state for member in self.live], session.engine, session.batches, step
+            )
+            self._record(records, step)
+            self._end_diverged(records, step)
+            step += 1
+            if step % plan.steps_per_epoch == 0 or step == plan.total_steps:
+                self._evaluate(step)
+            if step < plan.total_steps and self.live and (stopping or self._save_due(step)):
+                self._save(step)
+            if stopping and step < plan.total_steps and self.live:
+                self._stop(step)
+        for member in self.live:
+            self._finish(member, "complete")
+        return [self.results[member.state.slot] for member in session.members]
+
+    def _common_step(self) -> int:
+        steps = {member.state.tally.step for member in self.session.members}
+        if len(steps) > 1:
+            raise UsageError(f"Runs of one stack continue from the same step. Got steps {sorted(steps)}; train them apart.")
+        return steps.pop()
+
+    def _record(self, records: Sequence[StepRecord], step: int) -> None:
+        session, now = self.session, time.monotonic()
+        seconds, self.stepped = now - self.stepped, now
+        plan = session.plan
+        for member, record in zip(self.live, records, strict=True):
+            found, tally = record.statistics, member.state.tally
+            tally.train_seconds += seconds
+            if not found.finite:
+                continue
+            tally.gradient_norms = [*tally.gradient_norms[1 - _NORMS_KEPT :], found.gradient_norm]
+            last_of_epoch = (step + 1) % plan.steps_per_epoch == 0 or step + 1 == plan.total_steps
+            if session.world.is_first and ((step + 1) % session.execution.log_every == 0 or last_of_epoch):
+                self._write_records(member, record, seconds)
+        if session.world.is_first:
+            first = records[0]
+            speed = first.statistics.num_images * len(records) / max(seconds, 1e-9)
+            self.watcher.stepped(StepReport(plan, step + 1, first.statistics.loss, first.lr, speed))
+
+    def _write_records(self, member: Member, record: StepRecord, seconds: float) -> None:
+        found = record.statistics
+        member.run.metrics(
+            {
+                "step": record.step,
+                "epoch": member.state.plan.progress(record.step).epoch,
+                "lr": record.lr,
+                "loss": found.loss,
+                "images": found.num_images,
+                "gradient_norm": found.gradient_norm,
+                "seconds": round(seconds, 6),
+            }
+        )
+        member.run.ledger({"step": record.step, "groups": applied(member.state.optimizer), "images": found.num_images})
+        if member.board is not None:
+            member.board.step(record.step, record.lr, found.loss)
+
+    def _end_diverged(self, records: Sequence[StepRecord], step: int) -> None:
+        failing = [(m, r) for m, r in zip(self.live, records, strict=True) if not r.statistics.finite]
+        if not failing:
+            return
+        session = self.session
+        evaluations = self._evaluate_all()
+        batch_of = session.batches.at(step)
+        for member, record in failing:
+            workers = session.engine.first_failing_workers(batch_of, record.state.slot)
+            norms = ", ".join(f"{norm:.3g}" for norm in member.state.tally.gradient_norms)
+            reason = (
+                f"loss {record.statistics.loss:.6g}, gradient norm {record.statistics.gradient_norm:.6g} at step {step} "
+                f"(epoch {member.state.plan.progress(step).epoch}) with rate {record.lr:.6g}, first in workers "
+                f"{workers.start}-{workers.stop - 1}; gradient norms before: {norms or 'none'}"
+            )
+            member.state.freeze(reason)
+            self._finish(member, "diverged", evaluations[member.state.slot])
+
+    def _evaluate_all(self) -> list[Evaluation]:
+        session = self.session
+        images = session.plan.recipe.images_per_evaluation
+        return evaluate(session.model, session.source, session.val_ids, images, session.world, session.device)
+
+    def _evaluate(self, step: int) -> None:
+        if not self.live:
+            return
+        evaluations = self._evaluate_all()
+        for member in self.live:
+            state, found = member.state, evaluations[member.state.slot]
+            tally = state.tally
+            if found.accuracy > max(tally.accuracies, default=-1.0):
+                state.keep_best()
+            tally.accuracies.append(found.accuracy)
+            row = {
+                "epoch": -(-step // state.plan.steps_per_epoch),
+                "step": step,
+                "lr": state.plan.schedule(step - 1),
+                "train_loss": tally.epoch_loss / tally.epoch_images,
+                "val_loss": found.finite_loss,
+                "val_correct": found.correct,
+                "val_images": found.images,
+                "val_accuracy": found.accuracy,
+            }
+            tally.epoch_loss, tally.epoch_images = 0.0, 0
+            if self.session.world.is_first:
+                member.run.epoch(row)
+                member.run.record_lengths()
+                if member.board is not None:
+                    member.board.epoch(step, found.accuracy, found.finite_loss)
+        self.evaluations = evaluations
+        if self.session.world.is_first:
+            first = self.live[0].state
+            self.watcher.evaluated(first.plan, step, evaluations[first.slot])
+        self.stepped = time.monotonic()
+
+    def _save_due(self, step: int) -> bool:
+        cadence = self.session.execution.checkpoint_every
+        return cadence.due(step, self.session.plan.steps_per_epoch, time.monotonic() - self.saved)
+
+    def _save(self, step: int) -> None:
+        if not self.session.world.is_first:
+            return
+        for member in self.live:
+            self._save_best(member)
+            facts = {
+                "recipe": member.run.recipe.fingerprint,
+                "tally": vars(member.state.tally),
+                "lengths": member.run.record_lengths(),
+            }
+            checkpoint.write_last(member.run.checkpoints, saved_tensors(member.state), facts)
+        self.saved = time.monotonic()
+
+    def _save_best(self, member: Member) -> None:
+        state = member.state
+        if state.best is not None:
+            facts = {"recipe": member.run.recipe.fingerprint, "val_accuracy": max(state.tally.accuracies)}
+            checkpoint.write(member.run.checkpoints / "best.safetensors", state.best, facts)
+            state.best = None
+
+    def _stop(self, step: int) -> None:
+        session = self.session
+        why = session.stop.signal.name if session.stop.signal else "a signal to another process"
+        if session.world.is_first:
+            for member in self.live:
+                member.run.event("stopped", step=step, reason=why)
+                member.run.set_status("stopped")
+        raise Stopped(
+            f"Stopped by {why} after step {step:,} of {session.plan.total_steps:,}; everything is saved. The same command "
+            "goes on from there."
+        )
+
+    def _finish(self, member: Member, status: str, evaluation: Evaluation | None = None) -> None:
+        state, run = member.state, member.run
+        result = self._result(member, status, evaluation or self.evaluations[state.slot])
+        self.results[state.slot] = result
+        if not self.session.world.is_first:
+            return
+        self._save_best(member)
+        facts = {"recipe": run.recipe.fingerprint, "step": state.tally.step, "sha256_of_weights": result.weights_sha256}
+        checkpoint.write(run.checkpoints / "final.safetensors", state.weights(), facts)
+        run.record_lengths()
+        if result.reason:
+            run.log(f"diverged: {result.reason}")
+        run.event(status, step=state.tally.step)
+        run.finish(result)
+
+    def _result(self, member: Member, status: str, evaluation: Evaluation) -> RunResult:
+        state, tally = member.state, member.state.tally
+        recipe, accuracies = member.run.recipe, [*member.state.tally.accuracies] or [evaluation.accuracy]
+        return RunResult(
+            status=status,  # type: ignore[arg-type]
+            recipe_fingerprint=recipe.fingerprint,
+            weights_sha256=weights_sha256(state.weights()),
+            global_batch=recipe.grid.global_batch,
+            num_workers=recipe.grid.num_workers,
+            images_per_worker=recipe.grid.images_per_worker,
+            steps=tally.step,
+            epochs=tally.step / state.plan.steps_per_epoch,
+            train_images_seen=tally.images_seen,
+            val_images=evaluation.images,
+            val_correct=evaluation.correct,
+            val_accuracy=evaluation.accuracy,
+            val_loss=evaluation.finite_loss,
+            median_last5_val_accuracy=statistics.median(accuracies[-5:]),
+            best_val_accuracy=max(accuracies),
+            seed=recipe.seed,
+            mode="reproducible",
+            images_per_second=round(tally.images_seen / tally.train_seconds, 1) if tally.train_seconds else 0.0,
+            wall_seconds=round(time.monotonic() - self.began, 3),
+            interruptions=member.interruptions,
+            reason=state.failure,
+        )

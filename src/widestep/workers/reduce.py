@@ -1,0 +1,52 @@
+"""Sum partial sums over the processes, in the tree's order and with the traffic of an all-reduce.
+
+Every process is responsible for one chunk of the vector. It receives that chunk of all partial sums, finishes the tree for
+it, and shares the result: a reduce-scatter of subtrees followed by an all-gather.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from widestep.workers.placement import Placement
+from widestep.workers.tree import Node, complete_subtrees, finish
+from widestep.workers.world import World
+
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
+
+
+def sum_over_processes(
+    world: World, placement: Placement, partial_sums: dict[Node, Tensor], shape: tuple[int, ...]
+) -> Tensor:
+    """Return the sum of all leaves of all processes, the same bytes on every process.
+
+    Parameters
+    ----------
+    partial_sums
+        This process's partial sums by node, each of shape `shape`; none when it has no workers.
+
+    Returns
+    -------
+    A tensor of shape `shape`. The bytes equal those of one process that holds all leaves.
+    """
+    if world.num_processes == 1:
+        return finish(partial_sums, placement.num_blocks)
+    length = math.prod(shape)
+    chunk = -(-length // world.num_processes)
+    nodes = [complete_subtrees(placement.blocks(process)) for process in range(world.num_processes)]
+    sent = torch.zeros(world.num_processes, len(partial_sums), chunk)
+    for row, node in enumerate(nodes[world.process]):
+        padded = torch.zeros(world.num_processes * chunk)
+        padded[:length] = partial_sums[node].flatten()
+        sent[:, row] = padded.view(world.num_processes, chunk)
+    counts = [len(held) * chunk for held in nodes]
+    received = torch.empty(sum(counts))
+    dist.all_to_all_single(received, sent.flatten(), counts, [sent[0].numel()] * world.num_processes)
+    rows = received.view(-1, chunk)
+    everyone = [node for held in nodes for node in held]
+    mine = finish(dict(zip(everyone, rows, strict=True)), placement.num_blocks)
+    whole = torch.empty(world.num_processes * chunk)
+    _all_gather(whole, mine.contiguous())
+    return whole[:length].view(shape).to(world.device)

@@ -1,0 +1,138 @@
+"""The physical processes of a job and what they tell one another; nothing here knows about workers or models.
+
+Only this module and `reduce` use torch.distributed. Nothing is pickled: what is sent are tensors and JSON text.
+"""
+
+import ctypes
+import json
+import signal
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from widestep.errors import EnvironmentFault, WidestepError
+from widestep.workers.launched import Launch
+
+_PR_SET_PDEATHSIG = 1
+
+
+class AgreedFailure(WidestepError):
+    """Process 0 cannot go on and has said why; the other processes end quietly with its exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+
+
+class World:
+    """The processes of this job.
+
+    Parameters
+    ----------
+    launch
+        This process's place, or None for a job of one process, which needs no communication at all.
+    device
+        Where the tensors that are exchanged live.
+    """
+
+    def __init__(self, launch: Launch | None = None, device: torch.device | None = None) -> None:
+        self.process = launch.process if launch else 0
+        self.num_processes = launch.num_processes if launch else 1
+        self.local_process = launch.local_process if launch else 0
+        self.device = device or torch.device("cpu")
+        if launch is not None and launch.launcher == "widestep":
+            die_with_parent()
+        if launch is not None and launch.num_processes > 1:
+            self._join(launch)
+
+    def _join(self, launch: Launch) -> None:
+        job: dict[str, Any] = {
+            "rank": launch.process,
+            "world_size": launch.num_processes,
+            "timeout": timedelta(minutes=10),
+        }
+        try:
+            if launch.launcher == "widestep":
+                job["store"] = dist.TCPStore(  # type: ignore[attr-defined]
+                    launch.address,
+                    launch.port,
+                    launch.num_processes,
+                    is_master=launch.process == 0,
+                    master_listen_fd=launch.listen_descriptor,
+                )
+            elif launch.launcher == "torchrun":  # its agent holds the store
+                job["init_method"] = "env://"
+            else:
+                job["init_method"] = f"tcp://{launch.address}:{launch.port}"
+            dist.init_process_group("gloo", **job)
+        except (RuntimeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"All {launch.num_processes} processes must meet at {launch.address}:{launch.port}. Process "
+                f"{launch.process} could not: {str(error).splitlines()[0]}. Check that all were started and can reach it."
+            ) from error
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is process 0, the one that writes."""
+        return self.process == 0
+
+    def merged(self, values: Tensor) -> Tensor:
+        """Combine arrays of which every entry was filled by one process and is zero on the others: exact in any order."""
+        if self.num_processes == 1:
+            return values
+        merged = values.cpu()
+        dist.all_reduce(merged)
+        return merged.to(values.device)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrite a tensor with that of process 0."""
+        if self.num_processes == 1:
+            return
+        held = tensor.cpu()
+        dist.broadcast(held, src=0)
+        tensor.copy_(held)
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Return process 0's value (anything JSON can hold) on every process."""
+        if self.num_processes == 1:
+            return value
+        text = json.dumps(value).encode() if self.is_first else b""
+        length = torch.tensor([len(text)])
+        dist.broadcast(length, src=0)
+        held = torch.tensor(list(text), dtype=torch.uint8) if self.is_first else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(held, src=0)
+        return json.loads(bytes(held.tolist()))
+
+    def agree(self, failure: WidestepError | None) -> None:
+        """Let process 0 say whether it can go on; if not, it raises its own error and the others end with its exit code.
+
+        Raises
+        ------
+        WidestepError
+            On every process when `failure` is given on process 0.
+        """
+        code = self.broadcast_json(failure.exit_code if failure else None)
+        if failure is not None:
+            raise failure
+        if code is not None:
+            raise AgreedFailure(code)
+
+    def close(self) -> None:
+        """Leave the job."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its launcher dies, so that no orphan goes on writing (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,99 @@
+import subprocess
+import sys
+
+import pytest
+
+from widestep.data.facts import DataFacts, describe
+from widestep.errors import DataError, UsageError
+
+TREE = {"train/a/1.jpg": b"1", "train/a/2.jpg": b"", "train/b/1.jpg": b"", "val/b/1.jpg": b""}
+
+
+def test_digits():
+    facts = describe("digits")
+    assert (facts.name, facts.num_train, facts.num_val, facts.num_classes) == ("digits", 898, 899, 10)
+    assert facts.image_shape == (1, 8, 8)
+    assert describe("digits", train_images=960, image_size=8).num_val == 837
+    assert describe("digits", train_images=960).fingerprint == facts.fingerprint
+
+
+@pytest.mark.parametrize("train_images", [10, 1787])
+def test_digits_limits_are_allowed(train_images):
+    assert describe("digits", train_images=train_images).num_train == train_images
+
+
+@pytest.mark.parametrize("train_images", [9, 1788, 0, -1])
+def test_digits_outside_the_limits(train_images):
+    with pytest.raises(UsageError, match=rf"10 to 1,787.*{train_images}"):
+        describe("digits", train_images=train_images)
+
+
+def test_digits_keep_their_size():
+    with pytest.raises(UsageError, match=r"8x8.*image_size = 16"):
+        describe("digits", image_size=16)
+
+
+def test_imagenet():
+    assert describe("imagenet") == DataFacts("imagenet", 1_281_167, 50_000, 1_000, (3, 224, 224), "published counts")
+    assert describe("imagenet", image_size=160).image_shape == (3, 160, 160)
+
+
+def test_folder(tree):
+    root = tree(TREE)
+    facts = describe(f"folder:{root}", image_size=32)
+    assert (facts.num_train, facts.num_val, facts.num_classes, facts.image_shape) == (3, 1, 2, (3, 32, 32))
+    assert facts.name == f"folder:{root}"
+    assert len(facts.fingerprint) == 64
+    assert describe(f"folder:{root}").image_shape == (3, 224, 224)
+
+
+def test_folder_in_the_home_directory(tree, monkeypatch):
+    monkeypatch.setenv("HOME", str(tree(TREE).parent))
+    assert describe("folder:~/set").num_train == 3
+
+
+@pytest.mark.parametrize("spec", ["imagenet", "folder:somewhere"])
+def test_only_digits_are_divided(spec):
+    with pytest.raises(UsageError, match=r"train_images.*own training images.*100"):
+        describe(spec, train_images=100)
+
+
+@pytest.mark.parametrize("size", [7, 2049, 0, -224])
+def test_image_size_has_limits(size):
+    with pytest.raises(UsageError, match=rf"from 8 to 2,048.*{size}"):
+        describe("imagenet", image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("digit", "perhaps you meant 'digits'"),
+        ("ImageNet", "perhaps you meant 'imagenet'"),
+        ("foldr:/x", "perhaps you meant 'folder:/x'"),
+        ("folder", "perhaps you meant 'folder:PATH'"),
+        ("folder:", "'folder:' without a path"),
+        ("zzz", "Got 'zzz'."),
+        ("", "Got ''."),
+    ],
+)
+def test_unknown_spec_lists_the_forms(spec, words):
+    with pytest.raises(UsageError) as caught:
+        describe(spec)
+    assert "digits, imagenet" in str(caught.value)
+    assert "folder:PATH" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_bare_path_is_recognised(tmp_path):
+    with pytest.raises(UsageError, match=f"perhaps you meant 'folder:{tmp_path}'"):
+        describe(str(tmp_path))
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        describe(f"folder:{tmp_path}/nowhere")
+
+
+def test_planning_does_not_import_torch():
+    code = "import sys, widestep.data.facts, widestep.data.layout, widestep.data.augment; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from widestep.data.source import open_source
+from widestep.errors import DataError
+from widestep.plan.randomness import Stream, uniforms_of_keys
+
+AUGMENTATIONS = ["none", "shift-flip", "random-resized-crop"]
+SIZE = 56
+MEAN, STD = np.array([0.485, 0.456, 0.406])[:, None, None], np.array([0.229, 0.224, 0.225])[:, None, None]
+KEYS = Stream(5, "augment").keys(np.arange(7), 0)
+
+
+def normalised(pixels):
+    return (pixels.transpose(2, 0, 1) / 255 - MEAN) / STD
+
+
+@pytest.fixture
+def photographs(tree, picture, encoded):
+    """Seven images, every way of decoding among them; ids 0..4 train, 5 and 6 validate."""
+    sizes = [(64, 64), (90, 70), (64, 80), (120, 65), (70, 100), (64, 64), (200, 64)]
+    pictures = [picture(*size, phase=place) for place, size in enumerate(sizes)]
+    content = {
+        "train/a/0.png": encoded(pictures[0], "PNG"),
+        "train/a/1.jpeg": encoded(pictures[1]),
+        "train/b/2.JPEG": encoded(pictures[2], "PNG"),
+        "train/b/3.jpg": encoded(pictures[3][:, :, 0]),
+        "train/c/4.bmp": encoded(pictures[4], "BMP"),
+        "val/a/5.png": encoded(pictures[5], "PNG"),
+        "val/c/6.webp": encoded(pictures[6], "WEBP", lossless=True),
+    }
+    return tree(content), pictures
+
+
+@pytest.fixture
+def opened(photographs):
+    sources = []
+
+    def open_folder(augment: str = "none", num_threads: int = 0):
+        spec = f"folder:{photographs[0]}"
+        sources.append(open_source(spec, augment=augment, image_size=SIZE, train_images=None, num_threads=num_threads))
+        return sources[-1]
+
+    yield open_folder
+    for source in sources:
+        source.close()
+
+
+def test_ids_labels_and_split(opened):
+    source = opened()
+    assert source.labels.tolist() == [0, 0, 1, 1, 2, 0, 2]
+    assert source.labels.dtype == torch.int64
+    for seed in (0, 1):
+        train, val = source.split(seed)
+        assert train.tolist() == [0, 1, 2, 3, 4]
+        assert val.tolist() == [5, 6]
+        assert train.dtype == val.dtype == np.int64
+    assert (source.facts.num_train, source.facts.num_val, source.facts.num_classes) == (5, 2, 3)
+    assert source.facts.image_shape == (3, 56, 56)
+
+
+def test_evaluation_images_by_hand(opened, photographs):
+    """A short side of 64 = 56 * 8 / 7 is only cut: 4 pixels at the edges, 12 and 72 along the long sides."""
+    images = opened().evaluation_images(np.array([6, 0, 2, 5]))
+    assert images.shape == (4, 3, 56, 56)
+    assert images.dtype == torch.float32
+    pictures = photographs[1]
+    expected = [pictures[6][4:60, 72:128], pictures[0][4:60, 4:60], pictures[2][12:68, 4:60], pictures[5][4:60, 4:60]]
+    np.testing.assert_allclose(images, np.stack([normalised(view) for view in expected]), atol=2e-6)
+
+
+def test_training_images_without_augmentation(opened):
+    source, ids = opened(), np.arange(5)
+    assert torch.equal(source.training_images(ids, KEYS[:5]), source.evaluation_images(ids))
+
+
+def test_shift_flip_by_hand(opened, photographs):
+    images = opened("shift-flip").training_images(np.array([0, 5, 0, 5, 0, 5, 0]), KEYS)
+    for m, (flip, across, down) in enumerate(uniforms_of_keys(KEYS, 3)):
+        padded = np.pad(photographs[1][0 if m % 2 == 0 else 5][4:60, 4:60], ((4, 4), (4, 4), (0, 0)))
+        view = padded[int(down * 9) :, int(across * 9) :][:56, :56]
+        np.testing.assert_allclose(images[m], normalised(view[:, ::-1] if flip < 0.5 else view), atol=2e-6)
+
+
+def test_random_resized_crop_by_hand(opened, photographs):
+    """Cut and resized by Pillow alone; for images of 64 x 64 and 64 x 80 the first box that fits is found by hand."""
+    ids = np.array([0, 2, 0, 2, 0, 2, 0])
+    images = opened("random-resized-crop").training_images(ids, KEYS)
+    for m, draws in enumerate(uniforms_of_keys(KEYS, 23)):
+        image = Image.fromarray(photographs[1][ids[m]])
+        areas = image.width * image.height * (0.08 + 0.92 * draws[3:13])
+        aspects = (3 / 4) * (16 / 9) ** draws[13:]
+        sides = [(round((a * r) ** 0.5), round((a / r) ** 0.5)) for a, r in zip(areas, aspects, strict=True)]
+        width, height = next((w, h) for w, h in sides if w <= image.width and h <= image.height)
+        left, top = int(draws[1] * (image.width - width + 1)), int(draws[2] * (image.height - height + 1))
+        view = image.crop((left, top, left + width, top + height)).resize((56, 56), Image.Resampling.BILINEAR)
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[0] < 0.5 else view
+        np.testing.assert_allclose(images[m], normalised(np.asarray(view)), atol=2e-6)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_threads_do_not_matter(opened, augment):
+    """# D3"""
+    ids = np.arange(7)
+    expected = opened(augment, num_threads=0).training_images(ids, KEYS)
+    for num_threads in (1, 4):
+        assert torch.equal(opened(augment, num_threads).training_images(ids, KEYS), expected)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_augmentation_depends_on_the_key_alone(opened, augment):
+    """# D3"""
+    source, ids = opened(augment), np.arange(7)
+    together = source.training_images(ids, KEYS)
+    assert torch.equal(source.training_images(ids[::-1], KEYS[::-1]), together.flip(0))
+    alone = torch.cat([source.training_images(ids[m : m + 1], KEYS[m : m + 1]) for m in range(7)])
+    assert torch.equal(alone, together)
+    others = source.training_images(ids, Stream(5, "augment").keys(ids, 1))
+    assert torch.equal(others, together) == (augment == "none")
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_first_damaged_file_is_named(opened, photographs, num_threads):
+    source = opened("random-resized-crop", num_threads)
+    for name in ("a/1.jpeg", "b/3.jpg"):
+        path = photographs[0] / "train" / name
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"3\.jpg"):
+        source.training_images(np.array([0, 3, 4, 1, 2]), KEYS[:5])
+    assert source.training_images(np.array([0, 2]), KEYS[:2]).shape == (2, 3, 56, 56)
+
+
+def test_vanished_file_is_named(opened, photographs):
+    source = opened()
+    (photographs[0] / "val" / "a" / "5.png").unlink()
+    with pytest.raises(DataError, match=r"5\.png"):
+        source.evaluation_images(np.array([5]))
+
+
+def test_closing_ends_the_threads(opened):
+    source = opened(num_threads=2)
+    source.evaluation_images(np.array([0]))
+    source.close()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        source.evaluation_images(np.array([0]))
