@@ -114,10 +114,15 @@ def test_damaged_cmyk_is_named(reading, encoded):
         reading(damaged(data, "half"))
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", bytes(5000), b"GIF89a" + bytes(100)])
+@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", bytes(5000)])
 def test_what_is_no_image(reading, data):
     with pytest.raises(DataError, match=r"'.*x\.jpg' does not: it is not a JPEG, PNG, WebP or BMP image\."):
         reading(data)
+
+
+def test_other_forms_are_refused(reading, picture, encoded):
+    with pytest.raises(DataError, match="not a JPEG, PNG, WebP or BMP image"):
+        reading(encoded(picture(8, 8), "GIF"))
 
 
 def test_missing_file(tmp_path):

@@ -68,7 +68,7 @@ def test_image_size_has_limits(size):
     ("spec", "words"),
     [
         ("digit", "perhaps you meant 'digits'"),
-        ("ImageNet", "perhaps you meant 'imagenet'"),
+        ("IMAGENET", "perhaps you meant 'imagenet'"),
         ("foldr:/x", "perhaps you meant 'folder:/x'"),
         ("folder", "perhaps you meant 'folder:PATH'"),
         ("folder:", "'folder:' without a path"),

@@ -11,11 +11,12 @@ from cyclopts import App, CycloptsError
 
 import widestep
 from widestep.errors import WidestepError
+from widestep.workers.launched import detect
 
 app = App(
     name="widestep",
     version=widestep.__version__,
-    help="Train image classifiers with very wide optimizer steps: virtual workers, the same bytes on any number of processes.",
+    help="Train image classifiers with very wide optimizer steps: the same bytes on any number of processes.",
     result_action="return_value",
 )
 app.command("widestep.cli.train:train", name="train", help="Train one recipe into one run directory, or go on with it.")
@@ -47,7 +48,12 @@ app.command(recipes)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: see the README for the meaning of the codes."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if detect() is not None:  # torch's communication threads may abort a process that is taken down in the ordinary way
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

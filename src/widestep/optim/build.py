@@ -1,5 +1,6 @@
 """From a recipe to torch's own optimizer, with weight decay where the recipe wants it."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,12 @@ from torch.optim import Optimizer
 
 from widestep.models.stacked import Role
 from widestep.plan.recipe import Recipe
+
+# torch wraps an optimizer's methods to exempt them from compilation, and the wrappers import its compiler at the first call
+# (3 s for every process that starts). Nothing is compiled here, so the methods are called as they are.
+_plain = getattr(Optimizer.add_param_group, "__wrapped__", None)
+if _plain is not None:
+    vars(_plain).setdefault("__dynamo_disable", _plain)
 
 _EXEMPT: dict[str, frozenset[Role]] = {
     "none": frozenset(),
@@ -41,6 +48,12 @@ def build_optimizer(recipe: Recipe, parameters: Mapping[str, Tensor], roles: Map
         groups.append({"params": free, "weight_decay": 0.0})
     nesterov = recipe.optimizer == "nesterov" and recipe.momentum > 0
     return torch.optim.SGD(groups, lr=recipe.base_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+
+
+@torch.no_grad()
+def update(optimizer: Optimizer) -> None:
+    """Let the optimizer update its parameters from their gradients: `optimizer.step()` without its wrappers."""
+    inspect.unwrap(type(optimizer).step)(optimizer)
 
 
 def applied(optimizer: Optimizer) -> list[dict[str, Any]]:

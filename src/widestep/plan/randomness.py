@@ -61,7 +61,7 @@ def uniforms_of_keys(keys: U64, num_draws: int) -> NDArray[np.float64]:
     counter[..., 0] = np.arange(num_blocks, dtype=np.uint64)
     words = philox4x32(counter, _words(keys)[:, None, :])
     bits = (words[..., 0::2] << _HALF) | words[..., 1::2]
-    return (bits.reshape(keys.size, -1)[:, :num_draws] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (bits.reshape(keys.size, 2 * num_blocks)[:, :num_draws] >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _words(values: U64) -> U64:

@@ -9,7 +9,7 @@ from widestep.errors import UsageError
 from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison, Paired, Side, compare, interval, paired
 from widestep.report.optimum import best_per_seed
 from widestep.report.results import CellResults, StudyResults, plain, setting_unit
-from widestep.report.verdicts import KINDS, Adjust, Rule, Verdict, Why, family, shown_candidates
+from widestep.report.verdicts import KINDS, Adjust, Rule, Verdict, Why, equivalence_p, family, shown_candidates
 from widestep.study.study import Claim
 
 
@@ -25,6 +25,8 @@ class Finding:
         p of the claim, and the same adjusted by Holm's method over all claims of the study.
     minimum_detectable_difference
         True difference that a paired t-test with this n and spread finds with 80 % power.
+    p_shown
+        Adjusted p of what `why` names; it differs from `p_adjusted` where the opposite of the claim is shown.
     why
         What was shown: `shown`, `reversed`, `equivalent`, `beyond` (the margin), `open` (nothing), `few` (too few pairs).
     """
@@ -44,6 +46,7 @@ class Finding:
     margin: float
     detail: str
     why: Why
+    p_shown: float | None
     kind: str
     arms: list[str]
     axis: str
@@ -127,7 +130,7 @@ def _finding(
     claim = study.claims[name]
     rule = Rule(study.level, adjust, study.margin)
     pairs = [one.paired for one in compared]
-    verdict, why = KINDS[claim.test].decide(pairs, rule) if p is not None else ("undecided", "few")
+    verdict, why, p_shown = KINDS[claim.test].decide(pairs, rule) if p is not None else ("undecided", "few", None)
     reported = compared[index]
     return Finding(
         claim=plain(name),
@@ -145,6 +148,7 @@ def _finding(
         margin=study.margin,
         detail=" ".join([_effect_words(reported), *_why_words(why, claim, compared, index, rule), *_left_out(compared)]),
         why=why,
+        p_shown=p_shown,
         kind=claim.test,
         arms=[plain(arm) for arm in claim.arms],
         axis=claim.axis,
@@ -180,7 +184,6 @@ def _effect_words(one: Comparison) -> str:
 
 
 def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
-    pair, unit = compared[index].paired, compared[index].unit
     match why:
         case "few":
             return ["Fewer than two seeds are complete on both sides, so there is no interval and no test."]
@@ -194,13 +197,19 @@ def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, r
         case "beyond":
             return [f"The whole interval lies beyond the margin of {rule.margin:g} points."]
         case "open":
-            words = [
-                f"This decides nothing: true differences from {pair.detectable:.2f} {unit} would be found (power 80 %)."
-            ]
-            smallest = 2.0 ** (1 - pair.n)
-            if claim.test != "equivalent" and pair.n >= FEWEST_FOR_RANKS and not rule.small(smallest):
-                words.append(f"With {pair.n} seeds p is at least {smallest:.2g}, too large once several claims are tested.")
-            return words
+            return _open_words(claim, compared, index, rule)
+
+
+def _open_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
+    pair, unit = compared[index].paired, compared[index].unit
+    p = KINDS[claim.test].choose([one.paired for one in compared])[1]
+    if claim.test != "equivalent" and rule.small(p) and (pair.low or 0) <= 0 <= (pair.high or 0):
+        return ["The rank test shows a direction, but a few runs decide the mean: its interval includes 0."]
+    words = [f"This decides nothing; true differences from {pair.detectable:.2f} {unit} on are found at 80 % power."]
+    smallest = 2.0 ** (1 - pair.n)
+    if claim.test != "equivalent" and pair.n >= FEWEST_FOR_RANKS and not rule.small(smallest):
+        words.append(f"With {pair.n} seeds p is at least {smallest:.2g}, too large once several claims are tested.")
+    return words
 
 
 def _shown_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
@@ -208,7 +217,7 @@ def _shown_words(claim: Claim, compared: list[Comparison], index: int, rule: Rul
     words = []
     if claim.test == "too-long" and index not in (found := shown_candidates(pairs, rule)):
         words.append(f"Shown for {' and '.join(compared[one].first.label for one in found)}.")
-    if claim.test != "optimum-grows" and rule.equivalent([pairs[index]]):
+    if claim.test != "optimum-grows" and rule.small(equivalence_p([pairs[index]])):
         words.append(f"The difference is shown, and shown to be smaller than the margin of {rule.margin:g} points.")
     return words
 

@@ -102,9 +102,7 @@ def best_per_seed(cells: list[CellResults], axis: str) -> dict[int, float]:
     """
     typed = getattr(cells[0].cell.recipe, axis)
     if isinstance(typed, bool) or not isinstance(typed, (Duration, WorkerGrid, int, float)):
-        raise UsageError(
-            f"A best value grows along durations, grids or numbers. The axis '{axis}' has values like {typed!r}."
-        )
+        raise UsageError(f"A best value grows along durations, grids or numbers. The axis '{axis}' has {typed!r}.")
     seeds = finished_seeds(cells)
     if not seeds:
         return {}

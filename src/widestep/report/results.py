@@ -24,6 +24,15 @@ from widestep.study.study import Cell, Study, parse
 
 
 @dataclass(frozen=True)
+class Curves:
+    """What a run recorded after its epochs: each of shape (num_evaluations,), accuracy in percent, NaN where unknown."""
+
+    epochs: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    lr: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class SeedRun:
     """One complete run; accuracies in percent.
 
@@ -31,8 +40,6 @@ class SeedRun:
     ----------
     accuracy
         Of the final epoch (statement N3); `median_last5` and `best` stand beside it and never replace it.
-    epochs, curve, rates
-        Evaluated epochs, validation accuracy and learning rate there, each of shape (num_evaluations,).
     """
 
     seed: int
@@ -40,10 +47,7 @@ class SeedRun:
     median_last5: float
     best: float
     steps_per_epoch: int
-    epochs: NDArray[np.float64]
-    curve: NDArray[np.float64]
-    rates: NDArray[np.float64]
-    result: RunResult
+    curves: Curves
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def read_study(directory: Path) -> StudyResults:
         raise UsageError(f"A study directory holds study.toml. {directory} does not; give the directory of a study.")
     study = parse(read_text(path), "study.toml")
     outcomes: dict[str, Outcome] = {}
-    arms = {}
+    arms: dict[str, list[CellResults]] = {}
     for arm in study.arms:
         arms[arm] = []
         for cell in study.cells(arm):
@@ -166,33 +170,29 @@ def _read_trial(directory: Path, recipe: Recipe) -> Outcome:
             return Missing("result.json belongs to another recipe")
         if status == "diverged":
             return Diverged(plain(result.reason or "no reason recorded"))
-        return read_run(run, result)
+        return _read_complete(run, result)
     except (StoreError, OSError, ValueError) as error:
         return Missing(plain(str(error)))
 
 
-def read_run(run: Run, result: RunResult) -> SeedRun:
-    """Return a complete run's accuracies and curves.
-
-    Raises
-    ------
-    StoreError
-        When a number of the result or a column of epochs.csv cannot be right.
-    """
+def _read_complete(run: Run, result: RunResult) -> SeedRun:
     shares = (result.val_accuracy, result.median_last5_val_accuracy, result.best_val_accuracy)
     numbers = (*shares, result.epochs, result.steps)
     if not all(isinstance(number, (int, float)) and math.isfinite(number) and number >= 0 for number in numbers):
         raise StoreError("result.json must hold finite numbers. It is damaged; run the recipe again.")
     if max(shares) > 1 or result.epochs == 0:
         raise StoreError("result.json must hold accuracies of at most 1 after some epochs. It is damaged; run it again.")
-    rows = [row for row in run.read_epochs() if _finite(row["epoch"]) and _finite(row["val_accuracy"])]
-    epochs, curve, rates = (
-        np.array([math.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
-        for name in ("epoch", "val_accuracy", "lr")
-    )
     accuracy, median, best = (100.0 * share for share in shares)
-    steps = round(result.steps / result.epochs)
-    return SeedRun(result.seed, accuracy, median, best, steps, epochs, 100.0 * curve, rates, result)
+    return SeedRun(run.recipe.seed, accuracy, median, best, round(result.steps / result.epochs), read_curves(run))
+
+
+def read_curves(run: Run) -> Curves:
+    """Return what a run recorded after its epochs so far; raises StoreError when epochs.csv is damaged."""
+    known = [row for row in run.read_epochs() if _finite(row["epoch"]) and _finite(row["val_accuracy"])]
+    rows = {row["epoch"]: row for row in known}.values()  # the last evaluation of an epoch stands for it
+    table = [[math.nan if row[name] is None else row[name] for name in ("epoch", "val_accuracy", "lr")] for row in rows]
+    epochs, accuracy, lr = np.array(table, dtype=np.float64).reshape(-1, 3).T
+    return Curves(epochs, 100.0 * accuracy, lr)
 
 
 def _finite(value: float | None) -> bool:

@@ -41,14 +41,19 @@ def mean_interval(values: ArrayLike, level: float) -> Estimate:
     (2.0, 4.4841)
     """
     data = _clean(values)
-    mean, n = float(data.mean()), len(data)
+    n = len(data)
     if n < 2:
-        return Estimate(n, mean, None, None, None)
-    sd = float(data.std(ddof=1)) if np.ptp(data) > 0 else 0.0
-    if sd == 0.0:
-        return Estimate(n, float(data[0]), float(data[0]), float(data[0]), 0.0)
+        return Estimate(n, float(data[0]), None, None, None)
+    mean, sd = _mean_and_sd(data)
     half = t_quantile(0.5 + level / 2, n - 1) * sd / math.sqrt(n)
     return Estimate(n, mean, mean - half, mean + half, sd)
+
+
+def _mean_and_sd(data: NDArray[np.float64]) -> tuple[float, float]:
+    """Return mean and standard deviation; equal values have exactly their value and 0."""
+    if np.ptp(data) == 0:
+        return float(data[0]), 0.0
+    return float(data.mean()), float(data.std(ddof=1))
 
 
 def t_quantile(share: float, degrees: int) -> float:
@@ -59,10 +64,10 @@ def t_quantile(share: float, degrees: int) -> float:
 def t_test(differences: ArrayLike) -> float:
     """Return the two-sided p of the paired t-test for differences of shape (n,), n >= 2."""
     data = _clean(differences)
-    estimate = mean_interval(data, 0.95)
-    if not estimate.sd:
-        return 1.0 if estimate.mean == 0 else 0.0
-    t = estimate.mean / (estimate.sd / math.sqrt(len(data)))
+    mean, sd = _mean_and_sd(data)
+    if sd == 0:
+        return 1.0 if mean == 0 else 0.0
+    t = mean / (sd / math.sqrt(len(data)))
     return float(2 * special.stdtr(len(data) - 1, -abs(t)))
 
 
@@ -131,13 +136,15 @@ def equivalence(differences: ArrayLike, margin: float, level: float) -> Equivale
     p is the larger of the p values of the t-tests of mean <= -margin and of mean >= margin. It is below 1 - level exactly
     when the interval of level 1 - 2 * (1 - level), which is returned, lies inside (-margin, margin).
     """
-    estimate = mean_interval(differences, 2 * level - 1)
-    assert estimate.low is not None and estimate.high is not None and estimate.sd is not None
-    if estimate.sd == 0:
-        p = 0.0 if abs(estimate.mean) < margin else 1.0
+    data = _clean(differences)
+    mean, sd = _mean_and_sd(data)
+    error = sd / math.sqrt(len(data))
+    if error == 0:
+        p = 0.0 if abs(mean) < margin else 1.0
     else:
-        p = float(special.stdtr(estimate.n - 1, -(margin - abs(estimate.mean)) * math.sqrt(estimate.n) / estimate.sd))
-    return Equivalence(p, estimate.low, estimate.high)
+        p = float(special.stdtr(len(data) - 1, (abs(mean) - margin) / error))
+    half = t_quantile(level, len(data) - 1) * error
+    return Equivalence(p, mean - half, mean + half)
 
 
 def minimum_detectable_difference(sd: float, n: int, level: float, power: float = 0.8) -> float:
@@ -201,4 +208,7 @@ def fisher_exact(failed_first: int, num_first: int, failed_second: int, num_seco
 
 def _clean(values: ArrayLike) -> NDArray[np.float64]:
     """Return the values with rounding noise removed, so that equal accuracies compare equal."""
-    return np.round(np.asarray(values, dtype=np.float64), _DECIMALS) + 0.0
+    rounded = np.array(values, dtype=np.float64)
+    np.round(rounded, _DECIMALS, out=rounded)
+    rounded[rounded == 0] = 0.0  # no negative zero
+    return rounded

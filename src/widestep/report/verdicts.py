@@ -13,7 +13,8 @@ from widestep.report.statistics import holm
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 Why = Literal["shown", "reversed", "equivalent", "beyond", "open", "few"]
-Decision = tuple[Verdict, Why]
+Decision = tuple[Verdict, Why, float | None]
+"""The verdict, what was shown, and the adjusted p of that (None when nothing was shown, or by an interval alone)."""
 Adjust = Callable[[float], float]
 
 
@@ -42,10 +43,6 @@ class Rule:
     def below(self, pair: Paired, p: float) -> bool:
         """Say whether a negative difference is shown."""
         return pair.high is not None and pair.high < 0 and self.small(p)
-
-    def equivalent(self, pairs: Sequence[Paired]) -> bool:
-        """Say whether all differences are shown to be smaller than the margin (each of them must be: the largest p)."""
-        return self.small(max(_p(pair.equivalence_p) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,11 @@ def largest(pairs: Sequence[Paired]) -> tuple[int, float]:
     return index, _within(pairs)[index]
 
 
+def equivalence_p(pairs: Sequence[Paired]) -> float:
+    """Return the p of "not all differences are smaller than the margin": each must be, so the largest p counts."""
+    return max(_p(pair.equivalence_p) for pair in pairs)
+
+
 def decide_falls(pairs: Sequence[Paired], rule: Rule) -> Decision:
     """Decide whether the first is above the second; `pairs` holds first - second."""
     [pair] = pairs
@@ -115,26 +117,26 @@ def decide_falls(pairs: Sequence[Paired], rule: Rule) -> Decision:
 def decide_grows(pairs: Sequence[Paired], rule: Rule) -> Decision:
     """Decide whether the best value of the last arm is above that of the first; `pairs` holds last - first."""
     [pair] = pairs
-    return _higher(pair, rule) or ("undecided", "open")
+    return _higher(pair, rule) or ("undecided", "open", None)
 
 
 def decide_worst(pairs: Sequence[Paired], rule: Rule) -> Decision:
     """Decide whether every other is above the first; `pairs` holds other - first."""
     p = smallest(pairs)[1]
     if all(rule.above(pair, p) for pair in pairs):
-        return "supported", "shown"
-    if any(rule.below(pair, p) for pair, p in zip(pairs, _within(pairs))):
-        return "contradicted", "reversed"
-    return _equivalent_or_open(pairs, rule)
+        return "supported", "shown", rule.adjust(p)
+    below = [p for pair, p in zip(pairs, _within(pairs)) if rule.below(pair, p)]
+    return ("contradicted", "reversed", rule.adjust(min(below))) if below else _equivalent_or_open(pairs, rule)
 
 
 def decide_too_long(pairs: Sequence[Paired], rule: Rule) -> Decision:
     """Decide whether one of the candidates is above the last; `pairs` holds candidate - last."""
-    if shown_candidates(pairs, rule):
-        return "supported", "shown"
+    above = [_within(pairs)[index] for index in shown_candidates(pairs, rule)]
+    if above:
+        return "supported", "shown", rule.adjust(min(above))
     p = max(_p(pair.p) for pair in pairs)
     if all(rule.below(pair, p) for pair in pairs):
-        return "contradicted", "reversed"
+        return "contradicted", "reversed", rule.adjust(p)
     return _equivalent_or_open(pairs, rule)
 
 
@@ -146,22 +148,23 @@ def shown_candidates(pairs: Sequence[Paired], rule: Rule) -> list[int]:
 def decide_equivalent(pairs: Sequence[Paired], rule: Rule) -> Decision:
     """Decide whether the two differ by less than the margin."""
     [pair] = pairs
-    if rule.equivalent(pairs):
-        return "supported", "equivalent"
-    assert pair.low is not None and pair.high is not None
-    if pair.low > rule.margin or pair.high < -rule.margin:
-        return "contradicted", "beyond"
-    return "undecided", "open"
+    if rule.small(equivalence_p(pairs)):
+        return "supported", "equivalent", rule.adjust(equivalence_p(pairs))
+    if (pair.low or 0.0) > rule.margin or (pair.high or 0.0) < -rule.margin:
+        return "contradicted", "beyond", None
+    return "undecided", "open", None
 
 
 def _higher(pair: Paired, rule: Rule) -> Decision | None:
-    if rule.above(pair, _p(pair.p)):
-        return "supported", "shown"
-    return ("contradicted", "reversed") if rule.below(pair, _p(pair.p)) else None
+    p = _p(pair.p)
+    if rule.above(pair, p):
+        return "supported", "shown", rule.adjust(p)
+    return ("contradicted", "reversed", rule.adjust(p)) if rule.below(pair, p) else None
 
 
 def _equivalent_or_open(pairs: Sequence[Paired], rule: Rule) -> Decision:
-    return ("contradicted", "equivalent") if rule.equivalent(pairs) else ("undecided", "open")
+    p = equivalence_p(pairs)
+    return ("contradicted", "equivalent", rule.adjust(p)) if rule.small(p) else ("undecided", "open", None)
 
 
 KINDS = {

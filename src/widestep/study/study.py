@@ -79,6 +79,8 @@ class Study(Fields):
     """Level of all intervals."""
     collapse_below: float = Field(default=0.5, ge=0, le=1)
     """A run whose final validation accuracy is below this share counts as collapsed."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Kind of device that the runs take place on: auto takes a GPU when there is one."""
     notes: list[str] = Field(default_factory=list)
     """What a reader must know about the settings."""
     set: Settings = Field(default_factory=dict)

@@ -87,7 +87,8 @@ def choose_device(wanted: str, local_process: int = 0) -> torch.device:
 def make_deterministic(num_threads: int) -> None:
     """Fix everything in torch that could make two equal computations differ."""
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, does not import the compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False  # we never read what we did not write
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

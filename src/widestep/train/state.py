@@ -9,7 +9,7 @@ from torch import Tensor
 
 from widestep.models.initialise import initialise
 from widestep.models.stacked import StackedModel, parameter_roles
-from widestep.optim.build import build_optimizer
+from widestep.optim.build import build_optimizer, update
 from widestep.plan.randomness import Stream
 from widestep.plan.runplan import RunPlan
 
@@ -76,7 +76,7 @@ class TrainState:
         self.gradient.copy_(gradient)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        update(self.optimizer)
 
     def weights(self) -> dict[str, Tensor]:
         """Return parameters and running statistics by name, sharing memory with the run."""

@@ -126,10 +126,17 @@ class World:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def part(self) -> None:
+        """Wait for all processes before leaving, so that nobody hangs up on somebody who is still reading."""
+        if dist.is_initialized():
+            dist.barrier()
+
     def __enter__(self) -> "World":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.part()
         self.close()
 
 

@@ -1,0 +1,134 @@
+"""From a study directory, or from run directories, to a page, its figures and findings on disk."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from widestep.errors import UsageError
+from widestep.files import explained, write_atomically, write_json
+from widestep.report.claims import Finding, judge
+from widestep.report.drawing import draw
+from widestep.report.figures import FigureData, figure_data
+from widestep.report.optimum import best_warmups
+from widestep.report.page import FigureBlock, Page, interval_text, render, signed
+from widestep.report.results import Diverged, Missing, SeedRun, read_study
+from widestep.report.runs import read_runs, run_figures, run_page
+from widestep.report.sections import study_page
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What a report says in short, and where it lies."""
+
+    page: Path
+    num_trials: int
+    num_complete: int
+    num_diverged: int
+    num_missing: int
+    findings: list[Finding] = field(default_factory=list)
+
+
+def build_report(study_directory: Path) -> ReportSummary:
+    """Write report/index.html, report/figures/ and report/findings.json of a study; a partial study gives a partial report.
+
+    Raises
+    ------
+    UsageError
+        When the directory holds no study, or a claim cannot be tested as written.
+    EnvironmentFault
+        When the report cannot be written.
+    """
+    results = read_study(study_directory)
+    findings = judge(results)
+    out = study_directory / "report"
+    figures = [_write_figure(out, figure_data(results, spec)) for spec in results.study.figures]
+    _write(out, study_page(results, findings, best_warmups(results), figures))
+    write_json(out / "findings.json", [finding.record() for finding in findings])
+    return ReportSummary(
+        out / "index.html",
+        len(results.outcomes),
+        results.count(SeedRun),
+        results.count(Diverged),
+        results.count(Missing),
+        findings,
+    )
+
+
+def build_run_report(directories: Sequence[Path], out: Path) -> ReportSummary:
+    """Write a page with accuracy and learning-rate curves and a table of results for single runs.
+
+    Raises
+    ------
+    UsageError
+        When a directory holds no run.
+    StoreError
+        When the records of a run are damaged.
+    EnvironmentFault
+        When the report cannot be written.
+    """
+    if not directories:
+        raise UsageError("A report is about at least one run. Give the directory of a run or of a study.")
+    runs = read_runs(directories)
+    figures = [_write_figure(out, data) for data in run_figures(runs)]
+    _write(out, run_page(runs, figures))
+    states = [run.state for run in runs.values()]
+    complete, diverged = states.count("complete"), states.count("diverged")
+    return ReportSummary(out / "index.html", len(runs), complete, diverged, len(runs) - complete - diverged)
+
+
+def _write(out: Path, page: Page) -> None:
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "index.html", render(page))
+
+
+def _write_figure(out: Path, data: FigureData) -> FigureBlock:
+    folder, drawing = out / "figures", draw(data)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{data.file_name}.svg", drawing.svg)
+    write_atomically(folder / f"{data.file_name}.png", drawing.png)
+    write_atomically(folder / f"{data.file_name}.csv", csv_text(data.columns(), data.rows()))
+    return FigureBlock(data, drawing)
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as CSV; text that a spreadsheet would run as a formula gets a leading apostrophe, numbers stay numbers.
+
+    Examples
+    --------
+    >>> csv_text(["setting", "accuracy"], [["=1+1", -0.5]])
+    "setting,accuracy\\n'=1+1,-0.5\\n"
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv_cell(value) for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return "" if value is None else value
+
+
+def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
+    """Return the findings as aligned lines of at most `width` characters, for a terminal."""
+    lines = [f"{summary.num_complete} of {summary.num_trials} complete"]
+    lines[0] += f", {summary.num_diverged} diverged" if summary.num_diverged else ""
+    lines[0] += f", {summary.num_missing} missing" if summary.num_missing else ""
+    numbers = [
+        f"{signed(one.effect)} {one.unit} {interval_text(one.interval)}".rstrip() + f"  n={one.n}"
+        for one in summary.findings
+    ]
+    right = max((len(text) for text in numbers), default=0)
+    name = max((len(one.claim) for one in summary.findings), default=0)
+    room = max(12, width - right - name - 12 - 6)
+    for one, text in zip(summary.findings, numbers, strict=True):
+        claim = one.text if len(one.text) <= room else one.text[: room - 1] + "…"
+        lines.append(f"{one.verdict:<12}  {one.claim:<{name}}  {claim:<{room}}  {text}"[:width])
+    return [*lines, f"report: {summary.page}"]

@@ -1,0 +1,303 @@
+"""The figures of a report as plain data, before anything is drawn: what is plotted, with which n, in which range."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from widestep.plan.grid import WorkerGrid
+from widestep.report.results import CellResults, Curves, StudyResults, plain, setting_number, setting_unit
+from widestep.report.statistics import mean_interval
+from widestep.study.study import FigureSpec
+
+Cellvalue = str | int | float | None
+_ACCURACY = "validation accuracy (%)"
+_SMALLEST_SPAN = 0.5
+_CROWDED = 0.15
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve over epochs, or one point of a figure of final accuracies.
+
+    Parameters
+    ----------
+    label
+        The setting in words.
+    x, mean, low, high, n
+        Equally long; low and high are NaN where n is 1, because one value has no interval.
+    num_seeds
+        Complete runs of the cell; `num_collapsed` of these ended below the study's threshold.
+    seeds
+        Single runs as (seed, value), for figures that show them.
+    """
+
+    label: str
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    n: list[int]
+    num_seeds: int
+    num_collapsed: int = 0
+    num_diverged: int = 0
+    num_missing: int = 0
+    seeds: list[tuple[int, float]] = field(default_factory=list)
+
+    def points(self) -> list[tuple[float, float, float, float]]:
+        """Return (x, mean, low, high) of every point."""
+        return list(zip(self.x, self.mean, self.low, self.high, strict=True))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know beside n."""
+        counts = {"collapsed": self.num_collapsed, "diverged": self.num_diverged, "missing": self.num_missing}
+        return [f"{count} {word}" for word, count in counts.items() if count]
+
+    @property
+    def legend(self) -> str:
+        """The label with n and the remarks."""
+        return ", ".join([f"{self.label}, n = {self.num_seeds}", *self.remarks])
+
+
+@dataclass(frozen=True)
+class Inset:
+    """The part of a figure that is drawn once more, enlarged: from x = start to the end, from low to high."""
+
+    start: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """One figure: everything that is needed to draw it, to print it as a table and to write it as CSV.
+
+    Parameters
+    ----------
+    x_ticks
+        Text at positions, for axes of settings.
+    joined
+        Whether the points of a figure of final accuracies lie on a numeric axis and are joined.
+    grids
+        The worker grids of a layout.
+    """
+
+    number: int
+    kind: Literal["layout", "curves", "zoomed", "final"]
+    title: str
+    caption: str
+    x_label: str = ""
+    y_label: str = _ACCURACY
+    series: list[Series] = field(default_factory=list)
+    y_range: tuple[float, float] | None = None
+    inset: Inset | None = None
+    x_ticks: list[tuple[float, str]] = field(default_factory=list)
+    joined: bool = False
+    grids: list[WorkerGrid] = field(default_factory=list)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the figure's files without ending."""
+        return f"figure-{self.number}"
+
+    @property
+    def alternative(self) -> str:
+        """What a reader who does not see the figure is told."""
+        if self.kind == "layout":
+            said = [f"{grid.num_workers} workers of {grid.images_per_worker} images" for grid in self.grids]
+        else:
+            said = [f"{one.legend}: {one.mean[-1]:.4g} at the end" if one.mean else one.legend for one in self.series]
+        return f"Figure {self.number}. {self.title}. {'; '.join(said)}."
+
+    def columns(self) -> list[str]:
+        """Return the header of the figure's table."""
+        if self.kind == "layout":
+            return ["grid", "num_nodes", "workers_per_node", "images_per_worker", "num_workers", "global_batch"]
+        value = "lr" if self.y_label != _ACCURACY else "accuracy_percent"
+        counts = ["n", "num_collapsed", "num_diverged", "num_missing"]
+        where = ["seed"] if self.kind == "final" else ["epoch"]
+        return ["setting", *where, value, "low", "high", *counts]
+
+    def rows(self) -> list[list[Cellvalue]]:
+        """Return the figure's numbers, one list a row of its table."""
+        if self.kind == "layout":
+            return [
+                [
+                    str(grid),
+                    grid.num_nodes,
+                    grid.workers_per_node,
+                    grid.images_per_worker,
+                    grid.num_workers,
+                    grid.global_batch,
+                ]
+                for grid in self.grids
+            ]
+        rows: list[list[Cellvalue]] = []
+        for one in self.series:
+            counts: list[Cellvalue] = [one.num_collapsed, one.num_diverged, one.num_missing]
+            for x, mean, low, high, n in zip(one.x, one.mean, one.low, one.high, one.n, strict=True):
+                where: Cellvalue = "all" if self.kind == "final" else x
+                rows.append([one.label, where, mean, _known(low), _known(high), n, *counts])
+            if not one.x:
+                rows.append([one.label, None, None, None, None, 0, *counts])
+            rows += [[one.label, seed, value, None, None, 1, None, None, None] for seed, value in one.seeds]
+        return rows
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def figure_data(results: StudyResults, spec: FigureSpec) -> FigureData:
+    """Return one figure of a study."""
+    cells, level = results.arms[spec.arm], results.study.level
+    title, percent = plain(spec.title), f"{100 * level:g} %"
+    if spec.kind == "layout":
+        grids = list(dict.fromkeys(cell.cell.recipe.grid for cell in cells))
+        caption = "Each square is one worker, each frame one node. All images of all workers make one optimizer step."
+        return FigureData(spec.number, "layout", title, caption, grids=grids)
+    if spec.kind == "final":
+        return _final(results, spec, cells)
+    series = [curve(cell, level) for cell in cells]
+    caption = f"Mean over seeds after each epoch; bands are {percent} t-intervals over seeds, n is in the legend."
+    if spec.kind == "zoomed":
+        caption += " The vertical axis is cut to where the curves lie after the first third of the training."
+    zoomed = spec.kind == "zoomed"
+    y_range, inset = (late_range(series, 1 / 3), None) if zoomed else (curves_range(series), crowded_end(series))
+    caption += _counted(results, series)
+    return FigureData(spec.number, spec.kind, title, caption, "epoch", _ACCURACY, series, y_range, inset)
+
+
+def curve(cell: CellResults, level: float) -> Series:
+    """Return a cell's mean validation accuracy by epoch over its complete runs."""
+    found: dict[float, list[float]] = {}
+    for run in cell.complete.values():
+        for epoch, accuracy in zip(run.curves.epochs.tolist(), run.curves.accuracy.tolist(), strict=True):
+            found.setdefault(epoch, []).append(accuracy)
+    epochs = sorted(found)
+    return _series(cell, epochs, [found[epoch] for epoch in epochs], level)
+
+
+def _series(cell: CellResults, x: list[float], values: Sequence[Sequence[float]], level: float) -> Series:
+    estimates = [mean_interval(group, level) for group in values]
+    return Series(
+        label=cell.label,
+        x=x,
+        mean=[estimate.mean for estimate in estimates],
+        low=[math.nan if estimate.low is None else estimate.low for estimate in estimates],
+        high=[math.nan if estimate.high is None else estimate.high for estimate in estimates],
+        n=[estimate.n for estimate in estimates],
+        num_seeds=len(cell.complete),
+        num_collapsed=len(cell.collapsed),
+        num_diverged=len(cell.diverged),
+        num_missing=len(cell.missing),
+    )
+
+
+def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) -> FigureData:
+    axes, level = results.study.arms[spec.arm].axes, results.study.level
+    numbers = [setting_number(cell, next(iter(axes))) if len(axes) == 1 else None for cell in cells]
+    numeric = None not in numbers and len(set(numbers)) == len(cells) > 1
+    positions = [float(number or 0) for number in numbers] if numeric else [float(index) for index in range(len(cells))]
+    series, ticks = [], []
+    for cell, x in zip(cells, positions, strict=True):
+        accuracies = cell.accuracies.tolist()
+        point = _series(cell, [x] if accuracies else [], [accuracies] if accuracies else [], level)
+        point.seeds.extend(zip(cell.complete, accuracies, strict=True))
+        series.append(point)
+        name = f"{x:,g}" if numeric else cell.label
+        ticks.append((x, "\n".join([name, f"n = {point.num_seeds}", *point.remarks])))
+    axis = next(iter(axes), "")
+    unit = setting_unit(cells[0].cell.recipe, axis) if axis else ""
+    words = {"epochs": f"{axis.replace('_', ' ')} (epochs)", "images": "global batch (images a step)"}
+    return FigureData(
+        number=spec.number,
+        kind="final",
+        title=plain(spec.title),
+        caption=f"Final validation accuracy: mean with {100 * level:g} % t-interval over seeds, single seeds as faint dots."
+        + _counted(results, series),
+        x_label=words.get(unit, axis.replace("_", " ")) if numeric else "",
+        series=series,
+        y_range=final_range(series, results.study.collapse_below),
+        x_ticks=ticks,
+        joined=numeric,
+    )
+
+
+def _counted(results: StudyResults, series: list[Series]) -> str:
+    """Say what n hides: collapsed runs are in the means, diverged and missing ones are not."""
+    words = ""
+    if any(one.num_collapsed for one in series):
+        words += f" Collapsed runs (below {100 * results.study.collapse_below:g} %) are in the means."
+    if any(one.num_diverged or one.num_missing for one in series):
+        words += " Diverged and missing runs are counted and not in the means."
+    if any(one.num_seeds == 1 for one in series):
+        words += " A setting with one seed has no interval."
+    return words
+
+
+def curves_range(series: list[Series]) -> tuple[float, float] | None:
+    """Return the vertical range that holds every mean, with room; never above 100 % by more than a hair."""
+    return _padded([value for one in series for value in one.mean])
+
+
+def late_range(series: list[Series], share: float) -> tuple[float, float] | None:
+    """Return the vertical range of all means after this share of the training, and of intervals of like size."""
+    start = share * max((one.x[-1] for one in series if one.x), default=0.0)
+    late = [(mean, low, high) for one in series for x, mean, low, high in one.points() if x > start]
+    return _range_with_intervals([mean for mean, _, _ in late], [low for _, low, _ in late], [high for _, _, high in late])
+
+
+def crowded_end(series: list[Series]) -> Inset | None:
+    """Return the last third as an inset when its curves, at full scale, would lie on one another in the upper half."""
+    full, late = curves_range(series), late_range(series, 2 / 3)
+    if full is None or late is None or len(series) < 2:
+        return None
+    height = full[1] - full[0]
+    if late[1] - late[0] > _CROWDED * height or late[0] < full[0] + 0.75 * height:
+        return None
+    return Inset(2 / 3 * max(one.x[-1] for one in series if one.x), *late)
+
+
+def final_range(series: list[Series], collapse_below: float) -> tuple[float, float] | None:
+    """Return the vertical range of all means and all runs that did not collapse, and of intervals of like size."""
+    values = [value for one in series for value in one.mean]
+    values += [value for one in series for _, value in one.seeds if value >= 100 * collapse_below]
+    return _range_with_intervals(
+        values, [low for one in series for low in one.low], [high for one in series for high in one.high]
+    )
+
+
+def _range_with_intervals(values: list[float], lows: list[float], highs: list[float]) -> tuple[float, float] | None:
+    """Return the range of the values, widened by the interval ends that would not squeeze it; NaN ends are left out."""
+    if not values:
+        return None
+    room = 0.5 * max(max(values) - min(values), _SMALLEST_SPAN)
+    near = [low for low in lows if low >= min(values) - room] + [high for high in highs if high <= max(values) + room]
+    return _padded([*values, *near])
+
+
+def _padded(values: list[float]) -> tuple[float, float] | None:
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    room = 0.06 * max(high - low, _SMALLEST_SPAN)
+    middle, half = (low + high) / 2, max((high - low) / 2, _SMALLEST_SPAN / 2)
+    top = middle + half + room
+    return max(middle - half - room, -room), min(top, 100 + room / 2) if high <= 100 else top
+
+
+def run_curves(number: int, title: str, runs: dict[str, Curves], name: Literal["accuracy", "lr"]) -> FigureData:
+    """Return single runs' validation accuracy or learning rate by epoch."""
+    series = []
+    for label, run in runs.items():
+        values = run.accuracy if name == "accuracy" else run.lr
+        kept = np.isfinite(values)
+        x, mean, nothing = run.epochs[kept].tolist(), values[kept].tolist(), [math.nan] * int(kept.sum())
+        series.append(Series(label, x, mean, nothing, nothing, [1] * len(x), 1))
+    y_label = _ACCURACY if name == "accuracy" else "learning rate"
+    y_range = curves_range(series) if name == "accuracy" else None
+    return FigureData(number, "curves", title, "One run a curve: no interval.", "epoch", y_label, series, y_range)
