@@ -6,18 +6,21 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
-from widestep.errors import DirectoryInUse, EnvironmentFault
+from widestep.errors import DirectoryInUse, EnvironmentFault, StoreError
+
+_BLOCK = 65_536
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file as a whole: write beside it, fsync, rename, fsync the directory.
 
-    After a crash at any moment the path holds either its old or its new content.
+    After a crash at any moment the path holds either its old or its new content; `remove_leftovers` clears what a killed
+    process left beside it.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -28,9 +31,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EnvironmentFault(f"{path} could not be written: {error.strerror}. Free space or check the disk.") from error
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise EnvironmentFault(
+                f"{path} could not be written: {error.strerror}. Free space or check the disk."
+            ) from error
+        raise
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the unfinished files of processes that were killed while they wrote; nobody else may be writing there."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
@@ -48,41 +62,69 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a JSON-lines file; a torn last line is left out, a missing file has none."""
+    """Yield the records of a JSON-lines file; a torn last line is left out, a missing file has none.
+
+    Raises
+    ------
+    StoreError
+        When a whole line is no record.
+    """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise StoreError(f"{path} holds a record a line. Line {number} is damaged: {error}.") from None
 
 
 class LineFile:
-    """A file that lines are appended to, cut back to a known length when a run resumes.
+    """A file that whole lines are appended to, cut back to a known length when a run resumes.
 
     Lines are kept in memory until `flush`, so that a step costs no system call.
     """
 
     def __init__(self, path: Path, length: int | None = None) -> None:
-        """Open for appending; `length` in bytes cuts off what was written after a checkpoint."""
+        """Open for appending; `length` in bytes cuts off what was written after a checkpoint.
+
+        A torn last line, as a full disk or a power cut leaves it, is cut off too, so that no line is glued to it.
+        """
         self.path = path
-        self._file = path.open("ab")
-        if length is not None and self._file.tell() > length:
-            self._file.truncate(length)
-            self._file.seek(length)
+        self._file = path.open("a+b")
+        if length is not None:
+            self._file.truncate(min(length, self._file.tell()))
+        self._file.truncate(_end_of_last_line(self._file))
+        self._file.seek(0, os.SEEK_END)
 
     def append(self, line: str) -> None:
         """Add one line."""
-        self._file.write(line.encode() + b"\n")
+        with explained(self.path):
+            self._file.write(line.encode() + b"\n")
 
     def length(self) -> int:
         """Flush and return the length in bytes."""
-        self._file.flush()
-        return self._file.tell()
+        with explained(self.path):
+            self._file.flush()
+            return self._file.tell()
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
+        with explained(self.path):
+            self._file.close()
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 class DirectoryLock:
@@ -128,4 +170,6 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EnvironmentFault(f"{error.filename or path}: {error.strerror}. The directory must be writable.") from error
+        raise EnvironmentFault(
+            f"{error.filename or path}: {error.strerror}. It must be writable, with space left."
+        ) from error

@@ -73,7 +73,7 @@ Outcome = Callable[[Cell, int, np.random.Generator], Planned | None]
 
 
 def write_study(directory: Path, study: Study, outcome: Outcome) -> Path:
-    """Write a study directory; `outcome(cell, seed, rng)` plans each trial, None leaves it out."""
+    """Write a study directory; `outcome(cell, seed, rng)` plans each trial, None leaves it to the next arm or out."""
     rng = np.random.default_rng(7)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "study.toml").write_text(to_toml(study))
@@ -83,8 +83,8 @@ def write_study(directory: Path, study: Study, outcome: Outcome) -> Path:
             for seed in study.seeds:
                 name = cell.fingerprint(seed)
                 planned = outcome(cell, seed, rng) if name not in written else None
-                written.add(name)
                 if planned is not None:
+                    written.add(name)
                     recipe = cell.recipe.model_copy(update={"seed": seed})
                     write_run(directory / "trials" / name, recipe, planned, rng)
     return directory
@@ -101,3 +101,96 @@ def fakes():
         val_images = VAL_IMAGES
 
     return Fakes
+
+
+STUDY = """
+name = "small"
+title = "A small study"
+recipe = "digits"
+seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8]
+margin = 0.5
+
+[arms.batch]
+label = "Three batches"
+axes = { grid = ["4x1x8", "10x1x8", "40x1x8"] }
+
+[arms.warm-10]
+label = "Warmup at 10 workers"
+set = { grid = "10x1x8" }
+axes = { warmup = ["0ep", "2ep", "4ep", "8ep"] }
+
+[arms.warm-40]
+label = "Warmup at 40 workers"
+set = { grid = "40x1x8" }
+axes = { warmup = ["0ep", "2ep", "12st", "8ep"] }
+
+[arms.rule]
+set = { grid = "40x1x8", warmup = "3ep" }
+axes = { scaling = ["linear", "sqrt", "none"] }
+
+[claims.a]
+text = "Accuracy falls with the batch."
+test = "falls"
+arms = ["batch"]
+axis = "grid"
+
+[claims.b]
+text = "No warmup is worst."
+test = "worst"
+arms = ["warm-40"]
+axis = "warmup"
+
+[claims.c]
+text = "Too long a warmup is worse."
+test = "too-long"
+arms = ["warm-40"]
+axis = "warmup"
+
+[claims.d]
+text = "The best warmup grows."
+test = "optimum-grows"
+arms = ["warm-10", "warm-40"]
+axis = "warmup"
+
+[claims.e]
+text = "Linear and none are equal."
+test = "equivalent"
+arms = ["rule"]
+axis = "scaling"
+between = ["linear", "none"]
+
+[[figures]]
+number = 1
+kind = "layout"
+arm = "batch"
+title = "Workers"
+
+[[figures]]
+number = 2
+kind = "curves"
+arm = "batch"
+title = "By epoch"
+
+[[figures]]
+number = 3
+kind = "zoomed"
+arm = "warm-40"
+title = "By epoch, zoomed in"
+
+[[figures]]
+number = 4
+kind = "final"
+arm = "warm-40"
+title = "Final accuracy"
+
+[[figures]]
+number = 5
+kind = "final"
+arm = "rule"
+title = "Scaling"
+"""
+
+
+@pytest.fixture(scope="session")
+def small_text():
+    return STUDY

@@ -3,14 +3,16 @@
 import math
 import re
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Literal
 
 from widestep.errors import UsageError
 
 Unit = Literal["ep", "st", "im"]
-_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|st|im)?")
+_FORM = re.compile(r"(\d{1,13}(?:\.\d{1,20})?)\s*(ep|st|im)?")
 _LONGEST = 10**12
+_EXACTLY = Context(prec=40)  # more digits than the form allows
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Duration:
         return self.steps(steps_per_epoch, global_batch) / steps_per_epoch
 
     def __str__(self) -> str:
-        whole = self.amount.denominator == 1
-        return f"{self.amount.numerator if whole else repr(float(self.amount))}{self.unit}"
+        amount = _EXACTLY.divide(Decimal(self.amount.numerator), Decimal(self.amount.denominator))
+        return f"{amount:f}{self.unit}"
 
 
 @dataclass(frozen=True)

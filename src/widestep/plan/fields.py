@@ -51,7 +51,7 @@ def _warmup_start(value: Any) -> str | float:
     try:
         if not isinstance(value, bool) and 0 <= float(value) < float("inf"):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise UsageError(f"A warmup starts at 'base', 'zero' or a rate of at least 0. Got {value!r}.")
 

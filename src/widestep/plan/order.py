@@ -94,10 +94,11 @@ class DataOrder:
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the positions in the order of one epoch, shape (shape.length,)."""
-        if self._cached is None or self._cached[0] != epoch:
+        cached = self._cached  # read once: threads that prefetch may ask for two epochs at the same time
+        if cached is None or cached[0] != epoch:
             order = Stream(self.seed, "order").permutation(self.shape.num_images, epoch)
-            self._cached = epoch, np.resize(order, self.shape.length)
-        return self._cached[1]
+            cached = self._cached = epoch, np.resize(order, self.shape.length)
+        return cached[1]
 
     def step(self, epoch: int, step_in_epoch: int) -> NDArray[np.int64]:
         """Return the positions of one step's global batch; entry i*W + w is image i of worker w."""

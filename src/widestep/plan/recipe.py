@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -75,7 +76,7 @@ class Recipe(Fields):
     warmup_power: float = Field(default=2.0, gt=0)
     """Exponent of the polynomial warmup."""
     warmup_start: WarmupStart = "base"
-    """Rate that the warmup starts from: `base` (base_lr), `zero`, or a number."""
+    """Rate that the warmup starts from: `base` (base_lr), `zero`, or a number; the peak where that is lower."""
     warmup_first: FirstStep = "open"
     """`open`: the first step is one increment above the start and the last warmup step at the peak (Horovod's example);
     `closed`: the first step is at the start and the first step after the warmup at the peak."""
@@ -100,6 +101,8 @@ class Recipe(Fields):
     stack: int = Field(default=1, ge=1, le=1024)
     """Runs computed side by side as convolution groups; this run is number seed mod stack, the others may be absent.
     Arithmetic: a run's bytes depend on the size of the stack but not on its companions."""
+    evaluate_every: DurationField = Duration.parse("1ep")
+    """Training between two evaluations (`1ep`, `200st`); the end is always evaluated. Decides which weights are the best."""
     images_per_evaluation: int = Field(default=256, ge=1)
     """Validation images in one forward pass."""
     threads: int = Field(default=1, ge=1, le=1024)
@@ -107,13 +110,17 @@ class Recipe(Fields):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        assert self.rule
+        if any(0xD800 <= ord(character) <= 0xDFFF for character in self.data + self.model):
+            raise UsageError(f"A recipe is kept as UTF-8 text. Got {self.data!r} as data; rename what is not UTF-8.")
+        if not (math.isfinite(self.peak_lr) and self.peak_lr > 0):
+            raise UsageError(f"The peak rate must be a positive number. It is {self.peak_lr}; change base_lr or scaling.")
         if self.lr_decay == "exponential" and self.final_lr == 0:
             raise UsageError("An exponential decay ends at a rate above 0. final_lr is 0; set it, for example 1e-4.")
         if self.warmup_shape == "exponential" and self.warmup_start in ("zero", 0.0):
             raise UsageError("An exponential warmup starts above 0. warmup_start is zero; use base or a number.")
-        if self.epochs.amount == 0:
-            raise UsageError("Training takes at least one step. epochs is 0; give for example 90ep or 600st.")
+        for name in ("epochs", "evaluate_every"):
+            if getattr(self, name).amount == 0:
+                raise UsageError(f"Training and evaluation take at least one step. {name} is 0; give for example 1ep or 600st.")
         return self
 
     @property

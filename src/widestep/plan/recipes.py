@@ -1,6 +1,7 @@
 """Recipes by name or file: the named ones are TOML files beside this module, each with source and verified status."""
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,10 +49,10 @@ def load(name_or_file: str) -> NamedRecipe:
     """
     if name_or_file in names():
         return _parse(name_or_file, (_folder() / f"{name_or_file}.toml").read_text(encoding="utf-8"))
-    path = Path(name_or_file)
-    if not path.is_file():
+    if not os.path.isfile(name_or_file):  # unlike Path.is_file, also False for a name that is too long to be one
         hint = perhaps(name_or_file, names())
         raise UsageError(f"A recipe is one of {', '.join(names())}, or a TOML file. Got {name_or_file!r}.{hint}")
+    path = Path(name_or_file)
     return _parse(path.name, read_text(path))
 
 
@@ -69,7 +70,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     """Parse TOML; raises UsageError naming the place of the fault."""
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError, of a number with thousands of digits
         raise UsageError(f"The {what} must be TOML. {error}.") from None
 
 
@@ -77,6 +78,8 @@ def _parse(name: str, text: str) -> NamedRecipe:
     table = parse_toml(text, f"recipe {name}")
     about = table.pop("about", {})
     fields = table.pop("recipe", None)
+    if not isinstance(about, dict) or not isinstance(fields, dict | None):
+        raise UsageError(f"In a recipe, [about] and [recipe] are tables. {name} has a single value there.")
     if fields is not None and table:
         raise UsageError(f"The recipe {name} has a table [recipe], so its fields belong there. Got also {list(table)}.")
     return NamedRecipe(name, build(Recipe, table if fields is None else fields, what=f"recipe {name}", typed=True), about)

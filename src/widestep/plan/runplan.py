@@ -54,6 +54,20 @@ class RunPlan:
         return -(-self.total_steps // self.steps_per_epoch)
 
     @property
+    def steps_between_evaluations(self) -> int:
+        """Optimizer steps from one evaluation to the next."""
+        return max(1, self.recipe.evaluate_every.steps(self.steps_per_epoch, self.recipe.grid.global_batch))
+
+    def evaluation_due(self, step: int) -> bool:
+        """Say whether the validation images are evaluated after `step` steps."""
+        return step % self.steps_between_evaluations == 0 or step == self.total_steps
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations in the whole training."""
+        return -(-self.total_steps // self.steps_between_evaluations)
+
+    @property
     def total_images(self) -> int:
         """Training images processed in the whole training, repeats counted."""
         whole, rest = divmod(self.total_steps, self.steps_per_epoch)

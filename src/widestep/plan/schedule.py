@@ -18,18 +18,21 @@ DecayShape = Literal["step", "cosine", "polynomial", "linear", "exponential", "c
 def warmup(
     shape: WarmupShape, start: float, peak: float, num_steps: int, *, first: FirstStep = "open", power: float = 1.0
 ) -> Rate:
-    """Rise from `start` to `peak` within `num_steps` steps (statement L3).
+    """Rise from `start` to `peak` within `num_steps` steps, never above the peak (statement L3).
 
     Parameters
     ----------
     shape
         `linear`; `constant` (stay at `start`, then jump); `exponential` (equal ratios; `start` > 0);
         `polynomial` (start + (peak - start) * t ** power).
+    start
+        A start above the peak counts as the peak: below its reference batch a rule has nothing to warm up to.
     first
         `open`: step 0 is one increment above `start` and the last of the warmup steps is exactly at the peak, as in
         the public Horovod example (statement L4). `closed`: step 0 is at `start`, the first step
         after the warmup at the peak.
     """
+    start = min(start, peak)
 
     def rate(step: int) -> float:
         position = step + 1 if first == "open" else step
@@ -42,7 +45,7 @@ def warmup(
             between = start * math.pow(peak / start, share)
         else:
             between = start + (peak - start) * (math.pow(share, power) if shape == "polynomial" else share)
-        return min(between, peak) if start <= peak else max(between, peak)  # never past the peak, whatever the rounding
+        return min(between, peak)  # whatever the rounding
 
     return rate
 
@@ -54,12 +57,12 @@ def step_decay(peak: float, boundaries: Sequence[int], factor: float) -> Rate:
 
 def cosine_decay(peak: float, final: float, start: int, end: int) -> Rate:
     """Half a cosine from the peak at step `start` to `final` at step `end` (Loshchilov and Hutter, arXiv 1608.03983)."""
-    return lambda step: final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * _share(step, start, end)))
+    return lambda step: _between(peak, final, 0.5 * (1.0 + math.cos(math.pi * _share(step, start, end))))
 
 
 def polynomial_decay(peak: float, final: float, start: int, end: int, power: float) -> Rate:
     """Fall as (1 - t) ** power from the peak at step `start` to `final` at step `end`."""
-    return lambda step: final + (peak - final) * (1.0 - _share(step, start, end)) ** power
+    return lambda step: _between(peak, final, (1.0 - _share(step, start, end)) ** power)
 
 
 def exponential_decay(peak: float, final: float, start: int, end: int) -> Rate:
@@ -70,6 +73,11 @@ def exponential_decay(peak: float, final: float, start: int, end: int) -> Rate:
 def constant(peak: float) -> Rate:
     """Stay at the peak."""
     return lambda step: peak
+
+
+def _between(peak: float, final: float, weight: float) -> float:
+    """Weigh the two so that weight 1 gives exactly the peak and weight 0 exactly the final rate, whatever the rounding."""
+    return peak * weight + final * (1.0 - weight)
 
 
 def _share(step: int, start: int, end: int) -> float:

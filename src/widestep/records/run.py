@@ -7,12 +7,21 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from widestep.errors import StoreError, UsageError
-from widestep.files import DirectoryLock, LineFile, explained, read_json_lines, write_atomically, write_json
+from widestep.files import (
+    DirectoryLock,
+    LineFile,
+    explained,
+    read_json_lines,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe, differences
 from widestep.records.result import RunResult, Status
@@ -86,13 +95,22 @@ class Run:
         with explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock(self.directory)
+            try:
+                self._begin(environment)
+            except BaseException:
+                self.close()
+                raise
+
+    def _begin(self, environment: Mapping[str, Any]) -> None:
+        """Begin or continue: the recipe is written first and STATUS last, so that a start that was cut off is taken up."""
+        remove_leftovers(self.directory)
         self.check_recipe()
-        with explained(self.directory):
-            self.checkpoints.mkdir(exist_ok=True)
-            if not (self.directory / "recipe.toml").exists():
-                write_json(self.directory / "environment.json", dict(environment))
-                write_atomically(self.directory / "command.txt", shlex.join(sys.argv) + "\n")
-                write_atomically(self.directory / "recipe.toml", recipes.to_toml(self.recipe))
+        if self.status() is None:
+            write_atomically(self.directory / "recipe.toml", recipes.to_toml(self.recipe))
+            write_json(self.directory / "environment.json", dict(environment))
+            write_atomically(self.directory / "command.txt", os.fsencode(shlex.join(sys.argv) + "\n"))
+        self.checkpoints.mkdir(exist_ok=True)
+        remove_leftovers(self.checkpoints)
         self.set_status("running")
 
     def open_records(self, lengths: Mapping[str, int]) -> None:
@@ -126,8 +144,10 @@ class Run:
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a start, stop or resume to history.jsonl."""
-        with explained(self.directory), (self.directory / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": kind, "time": _now(), "process": os.getpid(), **facts}) + "\n")
+        with explained(self.directory):
+            history = LineFile(self.directory / "history.jsonl")
+            history.append(json.dumps({"event": kind, "time": _now(), "process": os.getpid(), **facts}))
+            history.close()
 
     def history(self) -> list[dict[str, Any]]:
         """Return the events so far."""
@@ -143,13 +163,13 @@ class Run:
         self.set_status(result.status)
 
     def close(self) -> None:
-        """Close the record files and release the directory."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Close the record files and release the directory, also when a file cannot be written any more."""
+        with ExitStack() as closing:
+            if self._lock is not None:
+                closing.callback(self._lock.release)
+            for file in self._files.values():
+                closing.callback(file.close)
+            self._files, self._lock = {}, None
 
     def read_epochs(self) -> list[dict[str, float | None]]:
         """Return epochs.csv as rows of numbers (None where a value is empty)."""
@@ -157,7 +177,7 @@ class Run:
         if not path.exists():
             return []
         text = path.read_text(encoding="utf-8")
-        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), restval="missing")
         try:
             return [{name: float(row[name]) if row[name] else None for name in EPOCH_COLUMNS} for row in rows]
         except (KeyError, TypeError, ValueError):
@@ -165,13 +185,23 @@ class Run:
 
 
 def move_aside(directory: Path) -> Path | None:
-    """Move an old run out of the way (`--fresh`): nothing is ever deleted. Returns the new place, or None."""
+    """Move an old run out of the way (`--fresh`): nothing is ever deleted. Returns the new place, or None.
+
+    Raises
+    ------
+    DirectoryInUse
+        When a live process works there: it would go on writing into the run that takes its place.
+    UsageError
+        When the directory has no name that could be changed.
+    """
     if not directory.exists():
         return None
+    if directory.name in ("", ".."):
+        raise UsageError(f"--fresh renames the old run's directory. Got {str(directory)!r}; give the directory by its name.")
     number = 1
     while (target := directory.with_name(f"{directory.name}.old{number}")).exists():
         number += 1
-    with explained(directory):
+    with explained(directory), DirectoryLock(directory):
         return directory.rename(target)
 
 

@@ -141,7 +141,7 @@ def _finding(
         interval=interval(reported.paired),
         level=study.level,
         n=reported.paired.n,
-        test=_test_words(claim, reported.paired, len(compared), rule, len(study.claims)),
+        test=_test_words(claim, reported.paired, len(compared), rule, len(study.claims)) if p is not None else "none",
         p=p,
         p_adjusted=None if p is None else adjust(p),
         minimum_detectable_difference=reported.paired.detectable,
@@ -157,8 +157,6 @@ def _finding(
 
 
 def _test_words(claim: Claim, pair: Paired, num_compared: int, rule: Rule, num_claims: int) -> str:
-    if pair.n < 2:
-        return "none (fewer than two pairs)"
     words = pair.test
     if claim.test == "equivalent":
         words = f"two one-sided paired t (TOST) against {rule.margin:g} points"
@@ -186,7 +184,7 @@ def _effect_words(one: Comparison) -> str:
 def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
     match why:
         case "few":
-            return ["Fewer than two seeds are complete on both sides, so there is no interval and no test."]
+            return ["A test needs two seeds that are complete on both sides of every comparison."]
         case "shown":
             return _shown_words(claim, compared, index, rule)
         case "reversed":
@@ -205,11 +203,15 @@ def _open_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule
     p = KINDS[claim.test].choose([one.paired for one in compared])[1]
     if claim.test != "equivalent" and rule.small(p) and (pair.low or 0) <= 0 <= (pair.high or 0):
         return ["The rank test shows a direction, but a few runs decide the mean: its interval includes 0."]
-    words = [f"This decides nothing; true differences from {pair.detectable:.2f} {unit} on are found at 80 % power."]
-    smallest = 2.0 ** (1 - pair.n)
-    if claim.test != "equivalent" and pair.n >= FEWEST_FOR_RANKS and not rule.small(smallest):
-        words.append(f"With {pair.n} seeds p is at least {smallest:.2g}, too large once several claims are tested.")
-    return words
+    if claim.test != "equivalent" and pair.n >= FEWEST_FOR_RANKS and not rule.small(2.0 ** (1 - pair.n)):
+        needed = next(n for n in range(pair.n, 1000) if rule.small(2.0 ** (1 - n)))
+        return [
+            f"With {pair.n} seeds p cannot be below {2.0 ** (1 - pair.n):.2g}, which does not survive the correction for "
+            f"all claims; {needed} seeds can decide."
+        ]
+    if not pair.detectable:
+        return []
+    return [f"This decides nothing; true differences from {pair.detectable:.2f} {unit} on are found at 80 % power."]
 
 
 def _shown_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:

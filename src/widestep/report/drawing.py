@@ -92,6 +92,7 @@ def _prepared(figure: Figure, data: FigureData) -> Axes:
     axes.tick_params(length=3)
     if not any(one.x for one in data.series):
         axes.text(0.5, 0.5, "no complete run yet", transform=axes.transAxes, ha="center", color=FAINT)
+        axes.set_yticks([])
     return axes
 
 
@@ -159,7 +160,7 @@ def _final(figure: Figure, data: FigureData) -> None:
     axes.set_xlim(min(positions) - 0.08 * span - 0.001, max(positions) + 0.08 * span + 0.001)
     axes.set_xticks(positions, [text for _, text in data.x_ticks], fontsize=9)
     axes.tick_params(axis="x", length=0, pad=6)
-    known = [one for one in data.series if one.x]
+    known = [one for one in data.series if one.x and one.mean[0] >= low]
     if data.joined:
         axes.plot(
             [one.x[0] for one in known], [one.mean[0] for one in known], color=FAINT, linewidth=1, linestyle=(0, (2, 2))
@@ -168,18 +169,28 @@ def _final(figure: Figure, data: FigureData) -> None:
         colour = _COLOURS[data.series.index(one) % len(_COLOURS)]
         for index, (_, value) in enumerate(one.seeds):
             shift = (index - (len(one.seeds) - 1) / 2) / max(len(one.seeds), 8) * 0.22 * min(nearest, 0.5 * span)
-            inside = low <= value <= high
-            height = value if inside else low + 0.02 * (high - low)
-            axes.plot(position + shift, height, "o" if inside else "v", color=colour, alpha=0.38, markersize=4.5, mew=0)
-            if not inside:
-                place: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(f"{value:.1f}", (position + shift, height), fontsize=7.5, **place)
-        if one.x:
+            marker, alpha = ("o", 0.38) if value >= low else ("v", 0.8)
+            height = max(value, low + 0.02 * (high - low))
+            axes.plot(position + shift, height, marker, color=colour, alpha=alpha, markersize=4.5, mew=0)
+        if one.x and one.mean[0] >= low:
             _point(axes, one, colour)
+        _tell_hidden(axes, one, position, low)
+
+
+def _tell_hidden(axes: Axes, one: Series, position: float, low: float) -> None:
+    """Write the values below the axis over their triangles."""
+    hidden = sorted(value for _, value in one.seeds if value < low)
+    if not hidden:
+        return
+    words = " ".join(f"{value:.1f}" for value in hidden) if len(hidden) < 3 else f"{hidden[0]:.1f} to {hidden[-1]:.1f}"
+    if one.mean[0] < low:
+        words = f"mean {one.mean[0]:.1f}" + (f"\n({words})" if len(hidden) > 1 else "")
+    place: dict[str, Any] = {"xytext": (0, 14), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    axes.annotate(words, (position, low), fontsize=8, **place)
 
 
 def _point(axes: Axes, one: Series, colour: str) -> None:
-    x, mean, low, high = one.x[0], one.mean[0], one.low[0], one.high[0]
+    x, mean, low, high = one.points()[0]
     single = math.isnan(low)
     if not single:
         axes.errorbar([x], [mean], [[mean - low], [high - mean]], color=colour, capsize=5, linewidth=2, capthick=2)
@@ -187,7 +198,7 @@ def _point(axes: Axes, one: Series, colour: str) -> None:
 
 
 _MOST_NODES, _MOST_WORKERS = 48, 12
-_CELL, _GAP, _BETWEEN, _LEFT = 0.17, 0.035, 0.06, 2.15
+_CELL, _GAP, _BETWEEN, _LEFT = 0.15, 0.035, 0.06, 2.45
 
 
 def _layout(figure: Figure, data: FigureData) -> None:

@@ -164,9 +164,10 @@ def figure_data(results: StudyResults, spec: FigureSpec) -> FigureData:
     series = [curve(cell, level) for cell in cells]
     caption = f"Mean over seeds after each epoch; bands are {percent} t-intervals over seeds, n is in the legend."
     if spec.kind == "zoomed":
-        caption += " The vertical axis is cut to where the curves lie after the first third of the training."
-    zoomed = spec.kind == "zoomed"
-    y_range, inset = (late_range(series, 1 / 3), None) if zoomed else (curves_range(series), crowded_end(series))
+        y_range, inset = late_range(series, 1 / 3, results.study.collapse_below), None
+        caption += _below(series, y_range)
+    else:
+        y_range, inset = curves_range(series), crowded_end(series)
     caption += _counted(results, series)
     return FigureData(spec.number, spec.kind, title, caption, "epoch", _ACCURACY, series, y_range, inset)
 
@@ -210,6 +211,8 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
         series.append(point)
         name = f"{x:,g}" if numeric else cell.label
         ticks.append((x, "\n".join([name, f"n = {point.num_seeds}", *point.remarks])))
+    y_range = final_range(series, results.study.collapse_below)
+    hidden = y_range is not None and any(value < y_range[0] for one in series for _, value in one.seeds)
     axis = next(iter(axes), "")
     unit = setting_unit(cells[0].cell.recipe, axis) if axis else ""
     words = {"epochs": f"{axis.replace('_', ' ')} (epochs)", "images": "global batch (images a step)"}
@@ -218,10 +221,11 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
         kind="final",
         title=plain(spec.title),
         caption=f"Final validation accuracy: mean with {100 * level:g} % t-interval over seeds, single seeds as faint dots."
+        + (" Triangles at the lower edge stand for values below the axis." if hidden else "")
         + _counted(results, series),
         x_label=words.get(unit, axis.replace("_", " ")) if numeric else "",
         series=series,
-        y_range=final_range(series, results.study.collapse_below),
+        y_range=y_range,
         x_ticks=ticks,
         joined=numeric,
     )
@@ -239,15 +243,26 @@ def _counted(results: StudyResults, series: list[Series]) -> str:
     return words
 
 
+def _below(series: list[Series], y_range: tuple[float, float] | None) -> str:
+    """Say where the vertical axis is cut, and which curves end below it."""
+    words = " The vertical axis is cut to where the curves lie after the first third of the training."
+    hidden = [f"{one.label} ({one.mean[-1]:.1f} %)" for one in series if one.mean and y_range and one.mean[-1] < y_range[0]]
+    return words + (f" Collapsed below the axis: {', '.join(hidden)}." if hidden else "")
+
+
 def curves_range(series: list[Series]) -> tuple[float, float] | None:
     """Return the vertical range that holds every mean, with room; never above 100 % by more than a hair."""
     return _padded([value for one in series for value in one.mean])
 
 
-def late_range(series: list[Series], share: float) -> tuple[float, float] | None:
-    """Return the vertical range of all means after this share of the training, and of intervals of like size."""
+def late_range(series: list[Series], share: float, collapse_below: float = 0.0) -> tuple[float, float] | None:
+    """Return the vertical range of all means after this share of the training, and of intervals of like size.
+
+    Curves that end below the threshold of collapse would squeeze all others and are left out, unless all do.
+    """
     start = share * max((one.x[-1] for one in series if one.x), default=0.0)
-    late = [(mean, low, high) for one in series for x, mean, low, high in one.points() if x > start]
+    kept = [one for one in series if one.mean and one.mean[-1] >= 100 * collapse_below] or series
+    late = [(mean, low, high) for one in kept for x, mean, low, high in one.points() if x > start]
     return _range_with_intervals([mean for mean, _, _ in late], [low for _, low, _ in late], [high for _, _, high in late])
 
 
@@ -263,12 +278,11 @@ def crowded_end(series: list[Series]) -> Inset | None:
 
 
 def final_range(series: list[Series], collapse_below: float) -> tuple[float, float] | None:
-    """Return the vertical range of all means and all runs that did not collapse, and of intervals of like size."""
-    values = [value for one in series for value in one.mean]
-    values += [value for one in series for _, value in one.seeds if value >= 100 * collapse_below]
-    return _range_with_intervals(
-        values, [low for one in series for low in one.low], [high for one in series for high in one.high]
-    )
+    """Return the vertical range of all means and runs that did not collapse, and of intervals of like size."""
+    everything = [value for one in series for value in [*one.mean, *(value for _, value in one.seeds)]]
+    values = [value for value in everything if value >= 100 * collapse_below] or everything
+    lows, highs = [low for one in series for low in one.low], [high for one in series for high in one.high]
+    return _range_with_intervals(values, lows, highs)
 
 
 def _range_with_intervals(values: list[float], lows: list[float], highs: list[float]) -> tuple[float, float] | None:
@@ -276,7 +290,7 @@ def _range_with_intervals(values: list[float], lows: list[float], highs: list[fl
     if not values:
         return None
     room = 0.5 * max(max(values) - min(values), _SMALLEST_SPAN)
-    near = [low for low in lows if low >= min(values) - room] + [high for high in highs if high <= max(values) + room]
+    near = [end for end in [*lows, *highs] if min(values) - room <= end <= max(values) + room]
     return _padded([*values, *near])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from widestep.plan.recipe import Recipe, differences
 from widestep.records.result import RunResult
@@ -61,8 +62,8 @@ def run_page(runs: dict[str, SingleRun], figures: list[FigureBlock]) -> Page:
     rows = [_row(label, run) for label, run in runs.items()]
     tables = [Table("Results", headers, rows, "Each line is one run: n = 1, so there is no interval.", first_number=2)]
     if varied:
-        settings = [[label, *(plain(str(run.recipe.values()[name])) for name in varied)] for label, run in runs.items()]
-        tables.append(Table("Settings in which the runs differ", ["run", *varied], settings))
+        settings = [[label, *(_words(run.recipe.values()[name]) for name in varied)] for label, run in runs.items()]
+        tables.append(Table("Settings in which the runs differ", ["run", *varied], settings, first_number=1 + len(varied)))
     complete = sum(run.state == "complete" for run in runs.values())
     other = [f"{label} ({run.state})" for label, run in runs.items() if run.state != "complete"]
     return Page(
@@ -75,6 +76,12 @@ def run_page(runs: dict[str, SingleRun], figures: list[FigureBlock]) -> Page:
         facts=environment_facts(read_environments(run.directory for run in runs.values())),
         glossary=glossary(varied),
     )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(str(item)) for item in value)
+    return "–" if value is None else plain(str(value))
 
 
 def _row(label: str, run: SingleRun) -> list[str]:

@@ -191,7 +191,7 @@ def _method(results: StudyResults) -> list[tuple[str, str]]:
         (
             "Undecided",
             "Neither the claim nor its opposite is shown. The detectable difference beside it is the true difference that "
-            "a paired t-test with this spread and number of seeds finds four times in five.",
+            "a single paired t-test with this spread and number of seeds finds four times in five.",
         ),
         (
             "Collapse and divergence",

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from widestep.plan.runplan import RunPlan
 from widestep.study.store import StudyStore, TrialState
 
 _POLL_SECONDS = 0.25
@@ -35,12 +36,9 @@ class StudyProgress:
 class ProgressMeter:
     """Reads a study's progress from the trials' epochs, remembering what is finished."""
 
-    def __init__(self, store: StudyStore, images_of: Callable[[TrialState], tuple[int, int]]) -> None:
-        """`images_of` returns a trial's training images and epochs."""
+    def __init__(self, store: StudyStore, plans: Mapping[str, RunPlan]) -> None:
         self._store = store
-        self._sizes = {
-            trial.fingerprint: images_of(TrialState(trial, "missing", store.path(trial))) for trial in store.trials
-        }
+        self._sizes = {name: (plan.total_images, plan.num_evaluations) for name, plan in plans.items()}
         self._finished: dict[str, TrialState] = {}
 
     def read(self) -> StudyProgress:
@@ -48,7 +46,7 @@ class ProgressMeter:
         done = 0.0
         counts = {"running": 0, "failed": 0}
         for trial in self._store.trials:
-            images, epochs = self._sizes[trial.fingerprint]
+            images, evaluations = self._sizes[trial.fingerprint]
             state = self._finished.get(trial.fingerprint) or self._store.state(trial)
             if state.finished:
                 self._finished[trial.fingerprint] = state
@@ -56,12 +54,12 @@ class ProgressMeter:
                 continue
             counts[state.status] = counts.get(state.status, 0) + 1
             if state.status in ("running", "stopped"):
-                done += images * min(1.0, _epochs_done(state.directory) / epochs)
+                done += images * min(1.0, _evaluations_done(state.directory) / evaluations)
         total = sum(images for images, _ in self._sizes.values())
         return StudyProgress(len(self._sizes), len(self._finished), counts["running"], counts["failed"], done / total)
 
 
-def _epochs_done(directory: Path) -> int:
+def _evaluations_done(directory: Path) -> int:
     try:
         return max(0, (directory / "epochs.csv").read_bytes().count(b"\n") - 1)
     except OSError:
@@ -75,7 +73,6 @@ class Crew:
         self._store = store
         self._children: list[subprocess.Popen[bytes]] = []
         self._stopping: signal.Signals | None = None
-        self._lost: list[str] = []
         command = [sys.executable, "-m", "widestep", "study", "work", str(store.directory), "--attached"]
         gpus = visible_gpus() if device != "cpu" else []
         for number in range(num_processes):
@@ -92,7 +89,7 @@ class Crew:
         The signal that asked to stop, if any.
         """
         handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-        before: dict[int, "signal._HANDLER"] = {number: signal.signal(number, self._stop) for number in handled}
+        before: dict[int, signal._HANDLER] = {number: signal.signal(number, self._stop) for number in handled}
         try:
             while any(child.poll() is None for child in self._children):
                 show()

@@ -3,12 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from widestep.data.facts import describe
+from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.study.store import StudyStore
+from widestep.study.study import Trial
 
 # Training images a second of one core, evaluation included. Measured with the shipped studies: digits-resnet in stacks of 12
 # on one core of an AMD EPYC (Zen 5); resnet50 at 224 pixels likewise, single.
 MEASURED_SPEED = {"digits-resnet": 30_000.0, "resnet50": 4.0}
+
+
+def plans(trials: Sequence[Trial]) -> dict[str, RunPlan]:
+    """Return the plan of every trial by fingerprint; the data set is only looked at, not loaded.
+
+    Raises
+    ------
+    UsageError, DataError
+        When a data set is unknown or its folder is not as it must be.
+    """
+    sizes: dict[tuple[str, int | None, int | None], int] = {}
+    found = {}
+    for trial in trials:
+        recipe = trial.recipe
+        key = recipe.data, recipe.train_images, recipe.image_size
+        if key not in sizes:
+            sizes[key] = describe(key[0], train_images=key[1], image_size=key[2]).num_train
+        found[trial.fingerprint] = RunPlan(recipe, sizes[key])
+    return found
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ def estimate(store: StudyStore, num_images: int, num_processes: int, images_per_
     models = {trial.recipe.model for trial in store.trials}
     speed, basis = images_per_second, "the speed given"
     if speed is None:
-        speed, basis = _earlier(store.states_of_finished()), "the trials finished so far"
+        speed, basis = _earlier(store.results()), "the trials finished so far"
     if speed is None and len(models) == 1 and (model := models.pop()) in MEASURED_SPEED:
         speed = MEASURED_SPEED[model]
         basis = f"{speed:,.0f} images/s of one core of an AMD EPYC; yours will differ"

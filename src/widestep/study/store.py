@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +122,7 @@ class StudyStore:
             return TrialState(trial, "failed", run.directory, reason=str(error))
         status = run.status()
         if result is not None and status in ("complete", "diverged"):
-            return TrialState(trial, result.status, run.directory, result.val_accuracy, result.reason)  # type: ignore[arg-type]
+            return TrialState(trial, result.status, run.directory, result.val_accuracy, result.reason)
         if self._holder_lives(trial):
             return TrialState(trial, "running", run.directory)
         failure = run.directory / "failure.json"
@@ -136,6 +135,11 @@ class StudyStore:
     def states(self) -> list[TrialState]:
         """Return the states of all trials."""
         return [self.state(trial) for trial in self.trials]
+
+    def results(self) -> list[RunResult]:
+        """Return the outcomes so far."""
+        finished = [state.trial for state in self.states() if state.finished]
+        return [result for trial in finished if (result := self.run(trial).result()) is not None]
 
     def claim(self, trials: Sequence[Trial]) -> list[Trial]:
         """Claim trials for this process and return those that were free."""
@@ -173,6 +177,7 @@ class StudyStore:
     def _claim(self, trial: Trial) -> bool:
         """Create the claim as a whole or not at all: written aside, then linked to its name, which fails if it exists."""
         path = self._claim_path(trial)
+        path.parent.mkdir(exist_ok=True)
         if path.exists() and not self._holder_lives(trial):
             stale = path.with_name(f"{path.name}.stale.{os.getpid()}")
             try:
@@ -188,14 +193,10 @@ class StudyStore:
             return False
         finally:
             mine.unlink()
-        return not self.state_is_final(trial)
-
-    def state_is_final(self, trial: Trial) -> bool:
-        """Say whether a trial got an outcome; if so, drop the claim on it."""
-        if self.run(trial).finished():
+        if self.run(trial).finished():  # somebody brought it to its end between our look and our claim
             self.release([trial])
-            return True
-        return False
+            return False
+        return True
 
     def _holder(self, trial: Trial) -> dict[str, Any] | None:
         try:
@@ -211,12 +212,6 @@ class StudyStore:
             return False
         return held["host"] != socket.gethostname() or held == _identity(held["process"])
 
-    def move_aside(self) -> None:
-        """Remove the claims of dead processes' leftovers (names with a process number)."""
-        for path in (self.directory / "claims").glob("*.*"):
-            if not Path(f"/proc/{path.suffix[1:]}").exists():
-                path.unlink(missing_ok=True)
-
 
 def _identity(process: int) -> dict[str, Any]:
     """Return host, number and start time of a process: a number alone may be used again."""
@@ -226,10 +221,3 @@ def _identity(process: int) -> dict[str, Any]:
     except OSError:
         started = "gone"
     return {"host": socket.gethostname(), "process": process, "started": started}
-
-
-def disk_space(directory: Path) -> int:
-    """Return the free bytes where a directory is or will be."""
-    while not directory.exists():
-        directory = directory.parent
-    return shutil.disk_usage(directory).free

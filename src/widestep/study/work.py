@@ -1,5 +1,6 @@
 """Work on a study: take trials that nobody has, run them in stacks, keep failures to themselves."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -29,9 +30,8 @@ def work(store: StudyStore, execute: Execute) -> int:
         When the trainer was asked to stop; claims are given back.
     """
     num_done = 0
-    refused: set[str] = set()
     while True:
-        stack = _claim_next(store, refused)
+        stack = _claim_next(store)
         if not stack:
             return num_done
         try:
@@ -40,9 +40,9 @@ def work(store: StudyStore, execute: Execute) -> int:
             store.release(stack)
 
 
-def _claim_next(store: StudyStore, refused: set[str]) -> list[Trial]:
-    states = [state for state in store.states() if state.status in ("missing", "stopped")]
-    for stack in stacks([state.trial for state in states if state.trial.fingerprint not in refused], store):
+def _claim_next(store: StudyStore) -> list[Trial]:
+    free = [state.trial for state in store.states() if state.status in ("missing", "stopped")]
+    for stack in stacks(free, store):
         claimed = store.claim(stack)
         if claimed:
             return claimed
@@ -86,8 +86,6 @@ def _weight(trial: Trial) -> float:
 
 def saved_step(store: StudyStore, trial: Trial) -> int:
     """Return the step that a trial will go on from, without torch; 0 when nothing was saved."""
-    import json
-
     for name in ("last", "previous"):
         path = store.run(trial).checkpoints / f"{name}.safetensors"
         if path.exists():

@@ -63,18 +63,25 @@ def write_last(directory: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
 def read_last(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the newest state that verifies, or None when nothing was saved yet.
 
+    A damaged `last` is renamed to `damaged.safetensors`, so that the next save cannot push it over the state that is whole.
+
     Raises
     ------
     StoreError
         When states were saved and none is whole: training does not silently start again.
     """
+    last, previous = directory / "last.safetensors", directory / "previous.safetensors"
     damage: StoreError | None = None
-    for name in ("last.safetensors", "previous.safetensors"):
-        if (directory / name).exists():
+    for path in (last, previous):
+        if path.exists():
             try:
-                return read(directory / name)
+                state = read(path)
             except StoreError as error:
                 damage = damage or error
+                continue
+            if damage is not None:
+                last.replace(directory / "damaged.safetensors")
+            return state
     if damage is not None:
         raise StoreError(f"{damage} No earlier checkpoint is whole either; use --fresh to begin again.")
     return None

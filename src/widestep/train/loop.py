@@ -101,7 +101,7 @@ class _Loop:
             self._record(records, step)
             self._end_diverged(records, step)
             step += 1
-            if step % plan.steps_per_epoch == 0 or step == plan.total_steps:
+            if plan.evaluation_due(step):
                 self._evaluate(step)
             if step < plan.total_steps and self.live and (stopping or self._save_due(step)):
                 self._save(step)
@@ -124,7 +124,7 @@ class _Loop:
         for member, record in zip(self.live, records, strict=True):
             found, tally = record.statistics, member.state.tally
             tally.train_seconds += seconds
-            if not found.finite:
+            if not record.taken:
                 continue
             tally.gradient_norms = [*tally.gradient_norms[1 - _NORMS_KEPT :], found.gradient_norm]
             last_of_epoch = (step + 1) % plan.steps_per_epoch == 0 or step + 1 == plan.total_steps
@@ -153,19 +153,22 @@ class _Loop:
             member.board.step(record.step, record.lr, found.loss)
 
     def _end_diverged(self, records: Sequence[StepRecord], step: int) -> None:
-        failing = [(m, r) for m, r in zip(self.live, records, strict=True) if not r.statistics.finite]
+        failing = [(m, r) for m, r in zip(self.live, records, strict=True) if not r.taken]
         if not failing:
             return
         session = self.session
         evaluations = self._evaluate_all()
         batch_of = session.batches.at(step)
         for member, record in failing:
+            found = record.statistics
             workers = session.engine.first_failing_workers(batch_of, record.state.slot)
+            where = f"worker {workers.start}" if len(workers) == 1 else f"workers {workers.start}-{workers.stop - 1}"
             norms = ", ".join(f"{norm:.3g}" for norm in member.state.tally.gradient_norms)
             reason = (
-                f"loss {record.statistics.loss:.6g}, gradient norm {record.statistics.gradient_norm:.6g} at step {step} "
-                f"(epoch {member.state.plan.progress(step).epoch}) with rate {record.lr:.6g}, first in workers "
-                f"{workers.start}-{workers.stop - 1}; gradient norms before: {norms or 'none'}"
+                f"loss {found.loss:.6g}, gradient norm {found.gradient_norm:.6g}"
+                f"{', a batch-norm statistic not finite' if found.finite else ''} at step {step} "
+                f"(epoch {member.state.plan.progress(step).epoch}) with rate {record.lr:.6g}, first in {where}; "
+                f"gradient norms before: {norms or 'none'}"
             )
             member.state.freeze(reason)
             self._finish(member, "diverged", evaluations[member.state.slot])
@@ -238,6 +241,7 @@ class _Loop:
             for member in self.live:
                 member.run.event("stopped", step=step, reason=why)
                 member.run.set_status("stopped")
+        session.world.part()  # a process that left early would be taken for the end of the job, and process 0 cut off
         raise Stopped(
             f"Stopped by {why} after step {step:,} of {session.plan.total_steps:,}; everything is saved. The same command "
             "goes on from there."

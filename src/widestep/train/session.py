@@ -1,5 +1,7 @@
 """Set up the runs of a stack on this job's processes: data, model, states and what was saved of them."""
 
+import contextlib
+import ctypes
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from widestep.train.stop import StopRequest
 from widestep.workers.engine import GradientEngine
 from widestep.workers.placement import Placement
 from widestep.workers.world import World
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 
 @dataclass
@@ -88,10 +92,18 @@ def make_deterministic(num_threads: int) -> None:
     """Fix everything in torch that could make two equal computations differ."""
     torch.set_num_threads(num_threads)
     torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, does not import the compiler
-    torch.utils.deterministic.fill_uninitialized_memory = False  # we never read what we did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we never read what we did not write
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next step instead of giving it back (Linux; 10 % of a CPU step)."""
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        library.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: StopRequest) -> Session:
@@ -107,6 +119,7 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
     recipe = runs[0].recipe
     _check_stack(runs)
     make_deterministic(recipe.threads)
+    keep_freed_memory()
     device = choose_device(execution.device, world.local_process)
     source = open_source(
         recipe.data,

@@ -134,7 +134,7 @@ def update_running_statistics(model: StackedModel, batch_statistics: Tensor, mom
     slots
         Those that took the step.
     """
-    rows = torch.tensor(slots, device=batch_statistics.device)
+    rows = torch.tensor(slots, dtype=torch.int64, device=batch_statistics.device)
     offset = 0
     for norm in model.batch_norms():
         for running in (norm.running_mean, norm.running_var):

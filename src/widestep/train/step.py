@@ -18,6 +18,8 @@ class StepRecord:
     step: int
     lr: float
     statistics: GradientStatistics
+    taken: bool
+    """False when the run has diverged (statement W7): its weights are still those before the step."""
 
 
 def take_step(
@@ -27,20 +29,20 @@ def take_step(
 
     Returns
     -------
-    One record a run, in order; and whether some process was asked to stop. A record whose statistics are not finite says
-    that the run has diverged (statement W7): its weights are still those before the step.
+    One record a run, in order; and whether some process was asked to stop.
     """
     found = engine.gradients(batches.at(step), batches.num_images(step))
     records = []
     for state in states:
         statistics, lr = found.of_slot[state.slot], state.plan.schedule(step)
-        if statistics.finite:
+        taken = found.finite[state.slot]
+        if taken:
             state.apply(found.gradients[state.slot], lr)
             state.tally.step = step + 1
             state.tally.images_seen += statistics.num_images
             state.tally.epoch_images += statistics.num_images
             state.tally.epoch_loss += statistics.loss * statistics.num_images
-        records.append(StepRecord(state, step, lr, statistics))
-    taken = [record.state.slot for record in records if record.statistics.finite]
-    update_running_statistics(model, found.batch_statistics, states[0].plan.recipe.batchnorm_momentum, taken)
+        records.append(StepRecord(state, step, lr, statistics, taken))
+    slots = [record.state.slot for record in records if record.taken]
+    update_running_statistics(model, found.batch_statistics, states[0].plan.recipe.batchnorm_momentum, slots)
     return records, found.stop_requested

@@ -56,6 +56,9 @@ class StepGradients:
         had images (or those of worker 0).
     of_slot
         Loss and gradient norm of each run.
+    finite
+        Whether loss, gradient and batch statistics of each run are all finite: only then may the run take the step (statement
+        W7). A variance can overflow while loss and gradient do not.
     stop_requested
         Whether some process was asked to stop.
     """
@@ -63,6 +66,7 @@ class StepGradients:
     gradients: Tensor
     batch_statistics: Tensor
     of_slot: Sequence[GradientStatistics]
+    finite: Sequence[bool]
     stop_requested: bool
 
 
@@ -113,10 +117,13 @@ class GradientEngine:
         num_measured = 1 if self._only_worker0 else min(num_images, self.placement.num_workers)
         norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).tolist()
         losses = (scalars[:, 0].double() / num_images).tolist()
+        of_slot = [GradientStatistics(loss, norm, num_images) for loss, norm in zip(losses, norms, strict=True)]
+        measured = torch.isfinite(statistics.div_(num_measured)).all(1).tolist()
         return StepGradients(
             gradients=gradients,
-            batch_statistics=statistics.div_(num_measured),
-            of_slot=[GradientStatistics(loss, norm, num_images) for loss, norm in zip(losses, norms, strict=True)],
+            batch_statistics=statistics,
+            of_slot=of_slot,
+            finite=[found.finite and finite for found, finite in zip(of_slot, measured, strict=True)],
             stop_requested=bool(scalars[0, 1] > 0),
         )
 
@@ -135,10 +142,12 @@ class GradientEngine:
         return self.placement.workers(found[0]) if found else range(self.placement.num_workers)
 
     def _leaves(self, batch_of: BatchOf) -> Iterator[tuple[int, Tensor]]:
-        stop = float(self._stop_requested())
+        stop = torch.tensor([float(self._stop_requested())])
+        if self.world.num_processes > self.placement.num_blocks:  # a process without a block has no leaf to carry its request
+            stop = self.world.merged(stop)
         for block in self.placement.blocks(self.world.process):
             leaf = self._leaf(self.placement.workers(block), batch_of)
-            leaf[:, -1] = stop
+            leaf[:, -1] = stop.item()
             yield block, leaf
 
     def _leaf(self, workers: range, batch_of: BatchOf) -> Tensor:

@@ -1,0 +1,33 @@
+"""`widestep report`: from a study or runs on disk to a page, figures and findings, without torch."""
+
+from pathlib import Path
+
+from widestep.errors import UsageError
+
+
+def report(directories: list[Path], *, out: Path | None = None) -> int:
+    """Make the report of a study's directory, or of one or more run directories.
+
+    Examples:
+      widestep report studies/poster-digits
+      widestep report runs/one runs/two --out comparison
+
+    Parameters
+    ----------
+    directories
+        One study's directory, or run directories.
+    out
+        Where the report of runs goes; a study's goes into the study.
+    """
+    from widestep.report.build import build_report, build_run_report, summary_lines
+
+    if len(directories) == 1 and (directories[0] / "study.toml").exists():
+        if out is not None:
+            raise UsageError(f"A study's report lies in the study, {directories[0]}/report; leave out --out. Got {out}.")
+        summary = build_report(directories[0])
+        for line in summary_lines(summary):
+            print(line)
+        print(f"\nreport     {summary.page}")
+        return 0
+    print(f"report     {build_run_report(directories, out or Path('report'))}")
+    return 0

@@ -1,0 +1,361 @@
+"""`widestep study`: plan, run, look at and retry the many runs of a question."""
+
+import csv
+import io
+import json as json_module
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from widestep.errors import UsageError
+from widestep.files import write_atomically
+from widestep.plan.runplan import RunPlan
+from widestep.study import study as definition
+from widestep.study.crew import Crew, ProgressMeter, StudyProgress, default_processes
+from widestep.study.estimate import estimate, plans
+from widestep.study.store import StudyStore
+from widestep.study.study import Study, Trial
+
+_PLAIN_SECONDS = 15.0
+
+
+def run(
+    study: str = "poster-digits",
+    *,
+    out: Path | None = None,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    report: bool = True,
+    **fields: str,
+) -> int:
+    """Run what is missing of a study, then report. The same command again goes on where it stopped.
+
+    Examples:
+      widestep study run poster-digits
+      widestep study run my-study.toml --seeds 6 --jobs 2
+      widestep study run poster --data folder:/data/imagenet
+
+    Parameters
+    ----------
+    study
+        Name of a shipped study, or a TOML file.
+    out
+        Directory of the study; otherwise studies/NAME.
+    seeds
+        Use only the first so many seeds.
+    jobs
+        Runs, or stacks of runs, at a time; otherwise one a GPU or core.
+    report
+        Make the report at the end.
+    fields
+        Recipe fields changed in every run, by name.
+    """
+    store = StudyStore.create(*_resolve(study, out, seeds, fields))
+    run_plans = plans(store.trials)
+    _refuse_without_files(store.trials)
+    num_again = store.forget_failures()
+    missing = [state.trial for state in store.states() if not state.finished]
+    num_jobs = jobs or default_processes(max(t.recipe.threads for t in store.trials), store.study.device)
+    _say(f"study      {store.study.name}: {store.study.title}")
+    _say(
+        f"trials     {len(store.trials)}, {len(missing)} to run"
+        + (f" ({num_again} of them failed before)" if num_again else "")
+    )
+    stopped = None
+    if missing:
+        images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
+        predicted = estimate(store, images, num_jobs)
+        _say(f"time       {_duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+        stopped = _work(store, run_plans, num_jobs)
+    write_atomically(store.directory / "status.csv", _status_csv(store))
+    if report and any(state.finished for state in store.states()):
+        _report(store)
+    if stopped:
+        _say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
+        return 75
+    return _verdict(store)
+
+
+def plan(
+    study: str = "poster-digits",
+    *,
+    out: Path | None = None,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    images_per_second: float | None = None,
+    json: bool = False,
+    **fields: str,
+) -> int:
+    """Show a study's trials, steps and predicted time; write nothing and start nothing.
+
+    Examples:
+      widestep study plan poster-digits
+      widestep study plan poster --images-per-second 80000
+
+    Parameters
+    ----------
+    study
+        Name of a shipped study, or a TOML file.
+    out
+        Directory of the study, to see what is left of it.
+    seeds
+        Use only the first so many seeds.
+    jobs
+        Runs, or stacks of runs, at a time.
+    images_per_second
+        Training speed of one job, when you know it.
+    json
+        Print as JSON.
+    fields
+        Recipe fields changed in every run, by name.
+    """
+    store = StudyStore(*_resolve(study, out, seeds, fields))
+    run_plans = plans(store.trials)
+    missing = [state.trial for state in store.states() if not state.finished]
+    num_jobs = jobs or default_processes(max(t.recipe.threads for t in store.trials), store.study.device)
+    images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
+    predicted = estimate(store, images, num_jobs, images_per_second)
+    rows = _plan_rows(store, run_plans)
+    if json:
+        facts = {"study": store.study.name, "trials": len(store.trials), "to_run": len(missing), "jobs": num_jobs}
+        timing = {"images": images, "seconds": predicted.seconds, "basis": predicted.basis}
+        print(json_module.dumps(facts | timing | {"cells": rows}, indent=2))
+        return 0
+    print(f"{store.study.title}\n")
+    print(f"{'arm':<16} {'cell':<28} {'grid':>11} {'batch':>7} {'steps':>8} {'warmup':>7} {'peak rate':>9} {'trials':>7}")
+    for row in rows:
+        print(
+            f"{row['arm']:<16} {row['cell']:<28} {row['grid']:>11} {row['global_batch']:>7,} {row['steps']:>8,} "
+            f"{row['warmup_steps']:>7,} {row['peak_lr']:>9.4g} {row['trials']:>7}"
+        )
+    print(f"\ntrials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {len(missing)} to run")
+    print(f"images     {images:,} training images in all")
+    print(f"time       {_duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+    return 0
+
+
+def status(directory: Path = Path("studies/poster-digits"), *, json: bool = False) -> int:
+    """Show the state of every trial of a study, with reason and directory.
+
+    Examples:
+      widestep study status studies/poster-digits
+      widestep study status studies/poster-digits --json
+
+    Parameters
+    ----------
+    directory
+        Directory of the study.
+    json
+        Print as JSON.
+    """
+    store = StudyStore.open(directory)
+    states = store.states()
+    if json:
+        print(json_module.dumps([state.as_dict() for state in states], indent=2))
+    else:
+        for state in states:
+            accuracy = "" if state.val_accuracy is None else f"{100 * state.val_accuracy:.2f} %"
+            settings = ", ".join(f"{name}={value}" for name, value in state.trial.settings.items())
+            print(
+                f"{state.status:<9} {accuracy:>8} seed {state.trial.seed:<4} {state.trial.arm:<14} {settings:<24} "
+                f"{state.directory} {state.reason or ''}".rstrip()
+            )
+        counts = {status: sum(state.status == status for state in states) for status in {state.status for state in states}}
+        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    return _verdict(store)
+
+
+def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None) -> int:
+    """Try the failed trials of a study again.
+
+    Examples:
+      widestep study retry studies/poster-digits
+
+    Parameters
+    ----------
+    directory
+        Directory of the study.
+    jobs
+        Runs, or stacks of runs, at a time.
+    """
+    store = StudyStore.open(directory)
+    failed = [state.trial for state in store.states() if state.status == "failed"]
+    _say(f"retry      {len(failed)} failed trials")
+    if not failed:
+        return _verdict(store)
+    store.forget_failures()
+    store.trials = failed
+    num_jobs = jobs or default_processes(max(t.recipe.threads for t in failed), store.study.device)
+    stopped = _work(store, plans(failed), num_jobs)
+    return 75 if stopped else _verdict(StudyStore.open(directory))
+
+
+def work(directory: Path, *, attached: bool = False) -> int:
+    """Join a study as one more worker process: run trials that nobody has claimed until none is left.
+
+    Examples:
+      widestep study work studies/poster-digits
+
+    Parameters
+    ----------
+    directory
+        Directory of a study that was started with `widestep study run`.
+    attached
+        End when the process that started this one ends.
+    """
+    from widestep.cli.console import SilentWatcher
+    from widestep.plan.cadence import Cadence
+    from widestep.plan.execution import Execution
+    from widestep.study.work import work as work_on
+    from widestep.train.loop import train
+    from widestep.train.stop import StopRequest
+    from widestep.workers.world import World, die_with_parent
+
+    if attached:
+        die_with_parent()
+    store = StudyStore.open(directory)
+    stop = StopRequest()
+    stop.install()
+    execution = Execution(device=store.study.device, tensorboard=False, checkpoint_every=Cadence(10, "s"))
+
+    def execute(trials: Sequence[Trial]) -> None:
+        with World() as world:
+            train([store.run(trial) for trial in trials], execution, world, SilentWatcher(), stop)
+
+    work_on(store, execute)
+    return 0
+
+
+def _resolve(study: str, out: Path | None, seeds: int | None, fields: dict[str, str]) -> tuple[Path, Study]:
+    found = definition.parse(definition.source_text(study), f"study {study}")
+    settings = {name.lstrip("-").replace("-", "_"): value for name, value in fields.items()}
+    changed = definition.changed(found, seeds=seeds, settings=settings)
+    return out or Path("studies") / found.name, changed
+
+
+def _refuse_without_files(trials: Sequence[Trial]) -> None:
+    if any(trial.recipe.data == "imagenet" for trial in trials):
+        raise UsageError(
+            "A study needs the files of its data set. Its recipe names imagenet, which is not shipped; give the folder that "
+            "holds train and val with --data folder:PATH."
+        )
+
+
+def _work(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int) -> str | None:
+    """Start the workers, show the progress and return the name of the signal that stopped them, if one did."""
+    num_workers = min(num_jobs, len(store.trials))
+    meter = ProgressMeter(store, run_plans)
+    view = _ProgressView(meter)
+    try:
+        stopped = Crew(store, num_workers, store.study.device).watch(view.show)
+    finally:
+        view.close()
+    return stopped.name if stopped else None
+
+
+class _ProgressView:
+    """One live line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, meter: ProgressMeter) -> None:
+        self._meter = meter
+        self._began = self._last = time.monotonic()
+        self._first = meter.read().share
+        self._live: Live | None = None
+        if sys.stderr.isatty():
+            self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._live.start()
+
+    def show(self) -> None:
+        now = time.monotonic()
+        if self._live is None and now - self._last < _PLAIN_SECONDS:
+            return
+        self._last = now
+        line = self._line(self._meter.read(), now - self._began)
+        if self._live is not None:
+            self._live.update(Text(line), refresh=True)
+        else:
+            _say(line)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+        _say(self._line(self._meter.read(), time.monotonic() - self._began))
+
+    def _line(self, progress: StudyProgress, elapsed: float) -> str:
+        gained = progress.share - self._first
+        left = elapsed / gained * (1 - progress.share) if gained > 0 else None
+        failed = f", {progress.num_failed} failed" if progress.num_failed else ""
+        return (
+            f"progress   {progress.num_finished}/{progress.num_trials} trials, {progress.num_running} running{failed}, "
+            f"{100 * progress.share:.0f} %, elapsed {_duration(elapsed)}, left {_duration(left)}"
+        )
+
+
+def _plan_rows(store: StudyStore, run_plans: dict[str, RunPlan]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for arm in store.study.arms:
+        for cell in store.study.cells(arm):
+            run_plan = run_plans[cell.fingerprint(store.study.seeds[0])]
+            rows.append(
+                {
+                    "arm": arm,
+                    "cell": cell.label,
+                    "grid": str(cell.recipe.grid),
+                    "global_batch": cell.recipe.grid.global_batch,
+                    "steps": run_plan.total_steps,
+                    "warmup_steps": run_plan.schedule.warmup_steps,
+                    "peak_lr": cell.recipe.peak_lr,
+                    "trials": len(store.study.seeds),
+                }
+            )
+    return rows
+
+
+def _status_csv(store: StudyStore) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "reason"])
+    for state in store.states():
+        trial = state.trial
+        settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
+        row = [trial.fingerprint, trial.arm, settings, trial.seed, state.status, state.val_accuracy, state.reason]
+        writer.writerow(["" if value is None else value for value in row])
+    return text.getvalue()
+
+
+def _report(store: StudyStore) -> None:
+    from widestep.report.build import build_report, summary_lines
+
+    summary = build_report(store.directory)
+    for line in summary_lines(summary):
+        print(line)
+    print(f"\nreport     {summary.page}")
+
+
+def _verdict(store: StudyStore) -> int:
+    states = store.states()
+    failed = [state for state in states if state.status == "failed"]
+    for state in failed[:5]:
+        trial = state.trial
+        _say(f"failed     {trial.arm} {trial.settings} seed {trial.seed}: {state.reason} ({state.directory})")
+    if failed:
+        return 1
+    return 0 if all(state.finished for state in states) else 75
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole / 3600:,.1f} h"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

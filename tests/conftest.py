@@ -1,0 +1,134 @@
+"""What all tests share: the program as a process and within this one, and torch's settings put back."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as everywhere in reproducible training
+
+import contextlib
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import widestep
+
+_SOURCE = Path(widestep.__file__).resolve().parents[1]
+_PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """Runs Python programs, `widestep` first of all, in an environment that no launcher or shell has touched."""
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return the environment of a process."""
+        kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        return {**kept, "PYTHONPATH": str(_SOURCE), "OMP_NUM_THREADS": "1", **extra}
+
+    def start(self, *arguments: object, module: str = "widestep") -> "subprocess.Popen[str]":
+        """Start `python -m MODULE ARGUMENTS` as the leader of a new process group."""
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+    def __call__(self, *arguments: object, module: str = "widestep", timeout: float = 120.0) -> Outcome:
+        """Run to the end; nothing of it is left behind, even when it hangs."""
+        child = self.start(*arguments, module=module)
+        try:
+            stdout, stderr = child.communicate(timeout=timeout)
+        finally:
+            kill_group(child)
+        return Outcome(child.returncode, stdout, stderr)
+
+
+def kill_group(child: "subprocess.Popen[str]") -> None:
+    """End a process started by `Program.start`, and all it started in its group, as a power cut would."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with child:
+        child.wait()
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Poll until something holds; fails with `what` after a while."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            pytest.fail(f"within {seconds:g} s this did not happen: {what}")
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """`program("train", ...)` runs the command line in processes of its own."""
+    return Program()
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def power_cut() -> Callable[..., None]:
+    return kill_group
+
+
+@pytest.fixture
+def quiet_torch() -> Iterator[None]:
+    """Put back what training sets in torch, so that tests of other packages meet it as it was."""
+    import torch
+
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.fixture
+def command(quiet_torch: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
+    """`command("train", ...)` runs the command line within this process: no start of an interpreter, no other processes."""
+    from widestep.cli.main import run
+    from widestep.workers import launched
+
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in handled}
+    monkeypatch.setattr(launched, "_ROWS", {})  # whoever launched the tests has not launched this command
+
+    def execute(*arguments: object) -> Outcome:
+        words = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "argv", ["widestep", *words])
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            code = run(words)
+        return Outcome(code, stdout.getvalue(), stderr.getvalue())
+
+    yield execute
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def options() -> Callable[[Mapping[str, object]], list[str]]:
+    """Turn {"base_lr": 0.1} into ["--base-lr", "0.1"]."""
+
+    def written(fields: Mapping[str, object]) -> list[str]:
+        return [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+    return written

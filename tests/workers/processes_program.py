@@ -1,0 +1,119 @@
+"""What every process of `test_processes.py` runs: jobs of several sizes, one after another, each reported in a file.
+
+Called as `python processes_program.py FOLDER PROCESS JOB...` with JOB = "NUM_PROCESSES:PORT:LISTEN_DESCRIPTOR". A process
+takes part in the jobs that have more processes than its number.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from widestep.errors import StoreError, WidestepError
+from widestep.models.build import build_model
+from widestep.models.initialise import initialise
+from widestep.workers import reduce
+from widestep.workers.engine import Block, GradientEngine
+from widestep.workers.launched import Launch, child_environment, detect
+from widestep.workers.placement import Placement
+from widestep.workers.tree import sum_leaves
+from widestep.workers.world import World
+
+CASES = [(1, (3,)), (2, (2, 5)), (3, (1, 7)), (4, (4, 1)), (7, (2, 3, 5)), (8, (12, 5)), (12, (61,)), (16, (1, 240))]
+"""Blocks of workers, and the shape of a leaf."""
+
+
+def leaf_value(leaf: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """A leaf of numbers that every order of summation rounds differently."""
+    rng = np.random.default_rng([leaf, *shape])
+    return torch.from_numpy((rng.standard_normal(shape) * 10.0 ** rng.integers(-4, 5, shape)).astype(np.float32))
+
+
+def summed(world: World, num_blocks: int, shape: tuple[int, ...]) -> torch.Tensor:
+    placement = Placement(num_blocks, 1, world.num_processes)
+    mine = sum_leaves((leaf, leaf_value(leaf, shape)) for leaf in placement.blocks(world.process))
+    return reduce.sum_over_processes(world, placement, mine, shape)
+
+
+class Meter:
+    """Counts the bytes that this process hands to others."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.num_bytes = world, 0
+        self._all_to_all, self._all_gather = dist.all_to_all_single, reduce._all_gather
+
+    def __enter__(self) -> "Meter":
+        reduce.dist.all_to_all_single, reduce._all_gather = self.all_to_all, self.all_gather
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        reduce.dist.all_to_all_single, reduce._all_gather = self._all_to_all, self._all_gather
+
+    def all_to_all(self, received: torch.Tensor, sent: torch.Tensor, counts: list[int], to: list[int]) -> None:
+        self.num_bytes += sent.element_size() * (sum(to) - to[self.world.process])
+        self._all_to_all(received, sent, counts, to)
+
+    def all_gather(self, whole: torch.Tensor, mine: torch.Tensor) -> None:
+        self.num_bytes += mine.element_size() * mine.numel() * (self.world.num_processes - 1)
+        self._all_gather(whole, mine)
+
+
+def stop_seen(world: World, num_workers: int, asked: int) -> bool:
+    """Let one process ask for a stop in a step; say whether this one learns of it."""
+    model = build_model("digits-resnet", num_classes=10, image_shape=(1, 8, 8))
+    initialise(model, 0, torch.Generator().manual_seed(0))
+    placement = Placement(num_workers, 1, world.num_processes)
+    engine = GradientEngine(model, world, placement, stop_requested=lambda: world.process == asked)
+    images = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
+    batch_of = lambda workers: [Block(images + workers.start, torch.tensor([[1], [2]]), workers)]  # noqa: E731
+    return engine.gradients(batch_of, 2 * num_workers).stop_requested
+
+
+def agreed(world: World, failure: WidestepError | None) -> list[Any]:
+    try:
+        world.agree(failure if world.is_first else None)
+    except WidestepError as error:
+        return [type(error).__name__, error.exit_code]
+    return []
+
+
+def job(launch: Launch) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    with World(launch) as world:
+        report["sums"] = [summed(world, num_blocks, shape).numpy().tobytes().hex() for num_blocks, shape in CASES]
+        with Meter(world) as meter:
+            summed(world, 2 * world.num_processes, (840,))
+        report["bytes_sent"] = meter.num_bytes
+        report["told"] = world.broadcast_json({"words": ["Ä\U0001f600", None, 1.5]} if world.is_first else None)
+        tensor = torch.full((2, 3), float(world.process + 7))
+        world.broadcast(tensor)
+        report["broadcast"] = tensor.tolist()
+        filled = torch.zeros(7, dtype=torch.float64)
+        filled[world.process :: world.num_processes] = 1 / 3 + world.process
+        report["merged"] = world.merged(filled).tolist()
+        report["nothing_wrong"] = agreed(world, None)
+        report["failure"] = agreed(world, StoreError("damaged"))
+        last = world.num_processes - 1
+        report["stops"] = [stop_seen(world, workers, asked) for workers in (1, 2, last + 1) for asked in (0, last)]
+        report["no_stop"] = [stop_seen(world, workers, asked=-1) for workers in (1, last + 1)]
+    return report
+
+
+def main() -> None:
+    folder, process = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    for text in sys.argv[3:]:
+        num_processes, port, descriptor = map(int, text.split(":"))
+        if process < num_processes:
+            launch = detect(child_environment(process, num_processes, port, descriptor))
+            assert launch is not None
+            report = job(launch)
+            (folder / f"{num_processes}-{process}.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The gradient of a global batch, against a plain loop over the workers in double precision (statements W1, W8, B1-B4)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from widestep.workers.engine import GradientEngine, StepGradients
+from widestep.workers.placement import Placement
+from widestep.workers.world import World
+
+Make = Callable[..., Any]
+
+
+def gradients_of(model: Any, batch: Any, per_block: int = 1, **options: Any) -> StepGradients:
+    engine = GradientEngine(model, World(), Placement(batch.num_workers, per_block, 1), **options)
+    return engine.gradients(batch.batch_of, len(batch.labels))
+
+
+EVEN, UNEVEN, FEWER_THAN_WORKERS = (24, 4), (23, 4), (3, 5)
+
+
+@pytest.mark.parametrize(("num_images", "num_workers"), [EVEN, UNEVEN, FEWER_THAN_WORKERS, (6, 1)])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_gradient_of_all_workers(
+    digits_model: Make,
+    global_batch: Make,
+    one_by_one: Make,
+    relative_error: Make,
+    num_images: int,
+    num_workers: int,
+    label_smoothing: float,
+) -> None:  # W1, B1
+    model, batch = digits_model(), global_batch(num_images, num_workers)
+    expected = one_by_one(model, 0, batch, label_smoothing)
+    found = gradients_of(model, batch, label_smoothing=label_smoothing)
+    assert found.of_slot[0].loss == pytest.approx(expected.loss, rel=1e-13)
+    assert found.of_slot[0].gradient_norm == pytest.approx(expected.gradient.norm().item(), rel=1e-12)
+    assert found.of_slot[0].num_images == num_images
+    assert relative_error(found.gradients[0], expected.gradient) < 1e-12
+    assert found.finite == [True]
+
+
+def test_workers_count_by_their_images(digits_model: Make, global_batch: Make, relative_error: Make) -> None:  # W1
+    """With 23 images of 4 workers the mean of the workers' means is another number."""
+    model, batch = digits_model(), global_batch(*UNEVEN)
+    found = gradients_of(model, batch).gradients[0]
+    alone = []
+    for worker in range(4):
+        part = batch.of_worker(worker)
+        alone.append(gradients_of(model, type(batch)(batch.images[part], batch.labels[part], 1)).gradients[0])
+    weighted = sum(count * gradient for count, gradient in zip((6, 6, 6, 5), alone, strict=True)) / 23
+    assert relative_error(found, weighted) < 1e-13
+    assert relative_error(found, sum(alone) / 4) > 1e-3
+
+
+@pytest.mark.parametrize(("num_images", "num_workers"), [EVEN, UNEVEN, FEWER_THAN_WORKERS])
+def test_running_statistics_are_the_mean_over_workers_or_those_of_worker_0(
+    digits_model: Make, global_batch: Make, one_by_one: Make, relative_error: Make, num_images: int, num_workers: int
+) -> None:  # B3, B4
+    model, batch = digits_model(), global_batch(num_images, num_workers)
+    expected = one_by_one(model, 0, batch).statistics
+    assert len(expected) == min(num_images, num_workers)
+    mean, first = gradients_of(model, batch), gradients_of(model, batch, only_worker0=True)
+    assert relative_error(mean.batch_statistics[0], expected.mean(0)) < 1e-13
+    assert relative_error(first.batch_statistics[0], expected[0]) < 1e-13
+    assert first.gradients.equal(mean.gradients)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 5e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("per_block", [2, 3, 12])
+@pytest.mark.parametrize("num_images", [60, 53], ids=["even", "uneven"])
+@pytest.mark.parametrize("only_worker0", [False, True])
+def test_fused_blocks_agree_with_single_workers(
+    digits_model: Make,
+    global_batch: Make,
+    relative_error: Make,
+    dtype: torch.dtype,
+    bound: float,
+    per_block: int,
+    num_images: int,
+    only_worker0: bool,
+) -> None:  # W8
+    model, batch = digits_model(dtype=dtype), global_batch(num_images, 12, dtype=dtype)
+    one, many = (gradients_of(model, batch, k, only_worker0=only_worker0) for k in (1, per_block))
+    assert relative_error(many.gradients[0], one.gradients[0]) <= bound
+    assert relative_error(many.batch_statistics[0], one.batch_statistics[0]) <= bound
+    assert many.of_slot[0].loss == pytest.approx(one.of_slot[0].loss, rel=bound)
+
+
+def test_runs_of_a_stack_have_gradients_of_their_own(
+    digits_model: Make, global_batch: Make, one_by_one: Make, relative_error: Make
+) -> None:
+    model, batch = digits_model(slots=3), global_batch(23, 4, slots=3)
+    found = gradients_of(model, batch, per_block=3)
+    for slot in range(3):
+        expected = one_by_one(model, slot, batch)
+        assert relative_error(found.gradients[slot], expected.gradient) < 1e-12
+        assert relative_error(found.batch_statistics[slot], expected.statistics.mean(0)) < 1e-12
+        assert found.of_slot[slot].loss == pytest.approx(expected.loss, rel=1e-13)
+
+
+def test_weights_and_running_statistics_are_only_read(digits_model: Make, global_batch: Make) -> None:  # B2
+    model = digits_model(slots=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    gradients_of(model, global_batch(24, 4, slots=2))
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 6, 13])
+def test_blocks_give_the_same_bytes_wherever_they_are_computed(
+    digits_model: Make, global_batch: Make, monkeypatch: pytest.MonkeyPatch, num_processes: int
+) -> None:  # W2
+    """Every process by turns in this one; the exchange itself is tested with real processes."""
+    model, batch = digits_model(dtype=torch.float32), global_batch(53, 12, dtype=torch.float32)
+    partial_sums: dict[Any, torch.Tensor] = {}
+
+    class Part(World):
+        def merged(self, values: torch.Tensor) -> torch.Tensor:
+            return values
+
+    def collect(world: World, placement: Placement, mine: Any, shape: Any) -> torch.Tensor:
+        partial_sums.update(mine)
+        return torch.zeros(shape)
+
+    expected = gradients_of(model, batch, per_block=2)
+    monkeypatch.setattr("widestep.workers.engine.sum_over_processes", collect)
+    for process in range(num_processes):
+        world = Part()
+        world.process, world.num_processes = process, num_processes
+        GradientEngine(model, world, Placement(12, 2, num_processes)).gradients(batch.batch_of, 53)
+    monkeypatch.undo()
+    monkeypatch.setattr("widestep.workers.engine.sum_leaves", lambda leaves: partial_sums)
+    again = gradients_of(model, batch, per_block=2)
+    assert again.gradients.numpy().tobytes() == expected.gradients.numpy().tobytes()
+    assert again.batch_statistics.equal(expected.batch_statistics)
+    assert again.of_slot == expected.of_slot
+
+
+@pytest.mark.parametrize(("per_block", "expected"), [(1, range(5, 6)), (4, range(4, 8)), (12, range(12))])
+def test_the_failing_worker_is_found(
+    digits_model: Make, global_batch: Make, per_block: int, expected: range
+) -> None:  # W7
+    model, batch = digits_model(slots=2), global_batch(53, 12, slots=2)
+    batch.images[5 + 2 * 12, 1, 0, 3, 3] = float("nan")
+    engine = GradientEngine(model, World(), Placement(12, per_block, 1))
+    found = engine.gradients(batch.batch_of, 53)
+    assert found.finite == [True, False]
+    assert [statistics.finite for statistics in found.of_slot] == [True, False]
+    assert found.gradients[0].isfinite().all()
+    assert engine.first_failing_workers(batch.batch_of, 1) == expected
+    assert engine.first_failing_workers(batch.batch_of, 0) == range(12)  # none fails by itself
+
+
+def test_an_overflowing_variance_is_not_finite(digits_model: Make, global_batch: Make) -> None:  # W7
+    """Activations of 1e25 have a variance above the largest float32, while loss and gradient remain finite."""
+    model, batch = digits_model(dtype=torch.float32), global_batch(24, 4, dtype=torch.float32)
+    model.slot_parameters(0)["bn1.weight"].mul_(1e25)
+    found = gradients_of(model, batch)
+    assert found.of_slot[0].finite
+    assert found.finite == [False]
+
+
+def test_stop_requests_ride_along(digits_model: Make, global_batch: Make) -> None:
+    model, batch = digits_model(), global_batch(24, 4)
+    assert gradients_of(model, batch, stop_requested=lambda: True).stop_requested
+    assert not gradients_of(model, batch).stop_requested

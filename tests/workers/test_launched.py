@@ -1,0 +1,126 @@
+"""Who started this process: environments as the launchers set them."""
+
+import pytest
+
+from widestep.errors import EnvironmentFault
+from widestep.workers.launched import Launch, child_environment, detect
+
+TORCHRUN = {
+    "RANK": "5",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "8",
+    "LOCAL_WORLD_SIZE": "4",
+    "GROUP_RANK": "1",
+    "ROLE_RANK": "5",
+    "ROLE_NAME": "default",
+    "MASTER_ADDR": "node01",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_RESTART_COUNT": "0",
+}
+LSF = {"LSB_JOBID": "112233", "LSB_HOSTS": "batch1 h41n05 h41n05", "LSB_DJOB_NUMPROC": "85"}
+JSRUN = {
+    **LSF,
+    "JSM_NAMESPACE_RANK": "7",
+    "JSM_NAMESPACE_SIZE": "12",
+    "JSM_NAMESPACE_LOCAL_RANK": "1",
+    "JSM_NAMESPACE_LOCAL_SIZE": "6",
+    "OMPI_COMM_WORLD_RANK": "7",
+    "OMPI_COMM_WORLD_SIZE": "12",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "PMIX_RANK": "7",
+}
+BATCH_SHELL = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_NTASKS": "8",
+    "SLURM_NPROCS": "8",
+    "SLURM_TASKS_PER_NODE": "4(x2)",
+    "SLURM_NODELIST": "n[01-02]",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+SRUN = {
+    **BATCH_SHELL,
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+    "SLURM_PROCID": "6",
+    "SLURM_LOCALID": "2",
+    "SLURM_NODEID": "1",
+}
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "2",
+    "OMPI_COMM_WORLD_SIZE": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "2",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "3",
+    "PMIX_RANK": "2",
+}
+# mpirun starts its daemons with srun, so that its processes see that step's variables: one task a node.
+MPIRUN_IN_SBATCH = {
+    **BATCH_SHELL,
+    **MPIRUN,
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "1",
+}
+
+
+def test_torchrun() -> None:
+    assert detect(TORCHRUN) == Launch("torchrun", 5, 8, 1, "node01", 29500)
+
+
+def test_jsrun_over_hosts() -> None:
+    assert detect({**JSRUN, "MASTER_ADDR": "h41n05"}) == Launch("jsrun", 7, 12, 1, "h41n05", 10_000 + 112233 % 50_000)
+
+
+def test_jsrun_on_one_host_needs_no_address() -> None:
+    one_host = {**JSRUN, "JSM_NAMESPACE_SIZE": "6", "JSM_NAMESPACE_RANK": "1"}
+    assert detect(one_host) == Launch("jsrun", 1, 6, 1, "127.0.0.1", 22_233)
+
+
+def test_mpirun() -> None:
+    assert detect(MPIRUN) == Launch("mpirun", 2, 3, 2, "127.0.0.1", 10_000)
+
+
+def test_mpirun_inside_sbatch_is_mpirun() -> None:
+    assert detect(MPIRUN_IN_SBATCH) == Launch("mpirun", 2, 3, 2, "127.0.0.1", 14_711)
+
+
+def test_srun_step() -> None:
+    assert detect({**SRUN, "MASTER_ADDR": "n01", "MASTER_PORT": "12345"}) == Launch("srun", 6, 8, 2, "n01", 12345)
+
+
+def test_srun_step_on_one_host() -> None:
+    one_host = {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_LOCALID": "6"}
+    assert detect(one_host) == Launch("srun", 6, 8, 6, "127.0.0.1", 14_711)
+
+
+def test_batch_shell_is_no_launch() -> None:
+    assert detect(BATCH_SHELL) is None
+    assert detect(LSF) is None
+
+
+def test_nobody() -> None:
+    assert detect({}) is None
+    assert detect({"RANK": "0", "MASTER_ADDR": "somewhere"}) is None  # half of a launch is none
+
+
+@pytest.mark.parametrize("environment", [JSRUN, SRUN], ids=["jsrun", "srun"])
+def test_several_hosts_need_the_address_of_process_0(environment: dict[str, str]) -> None:
+    with pytest.raises(EnvironmentFault, match="MASTER_ADDR is not set"):
+        detect(environment)
+
+
+def test_our_own_launcher() -> None:
+    first = detect(child_environment(0, 3, port=40_001, listen_descriptor=7))
+    second = detect(child_environment(2, 3, port=40_001, listen_descriptor=7))
+    assert first == Launch("widestep", 0, 3, 0, "127.0.0.1", 40_001, listen_descriptor=7)
+    assert second == Launch("widestep", 2, 3, 2, "127.0.0.1", 40_001)
+
+
+def test_our_own_launcher_wins_over_the_job_it_runs_in() -> None:
+    inside = {**MPIRUN_IN_SBATCH, **child_environment(1, 2, port=40_001, listen_descriptor=7)}
+    assert detect(inside) == Launch("widestep", 1, 2, 1, "127.0.0.1", 40_001)
