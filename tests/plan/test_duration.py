@@ -93,10 +93,10 @@ def test_a_duration_is_read_as_it_is():
 
 
 WORDS = ("", "ep", "-1", "-1ep", "1e3", "5 epochs", "2.5st", "0.5im", "1.", ".5", "nan", "inf", "5ep 6ep", "1" * 5000)
-VALUES = (True, False, None, [5], 1e-7, -1, 10**12 + 1, 10**5000, float("nan"), "9999999999999ep")
+VALUES = (True, False, None, [5], 1e-7, -1, 10**12 + 1, float("nan"), "9999999999999ep")
 
 
-@pytest.mark.parametrize("value", [*WORDS, *VALUES], ids=lambda value: "huge" if value == 10**5000 else repr(value)[:20])
+@pytest.mark.parametrize("value", [*WORDS, *VALUES], ids=lambda value: repr(value)[:20])
 def test_what_is_no_duration_is_refused(value):
     with pytest.raises(UsageError, match=r"^A duration is a number of epochs, steps or images, for example 5, .* Got "):
         Duration.parse(value)

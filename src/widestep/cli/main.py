@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError
 
 import widestep
 from widestep.errors import WidestepError
-from widestep.workers.launched import detect
+from widestep.workers.launched import detect, die_with_parent
 
 app = App(
     name="widestep",
@@ -48,6 +48,7 @@ app.command(recipes)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: see the README for the meaning of the codes."""
+    die_with_parent()
     code = run(sys.argv[1:] if arguments is None else arguments)
     if detect() is not None:  # torch's communication threads may abort a process that is taken down in the ordinary way
         sys.stdout.flush()

@@ -195,7 +195,7 @@ def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None =
     return 75 if stopped else _verdict(StudyStore.open(directory))
 
 
-def work(directory: Path, *, attached: bool = False) -> int:
+def work(directory: Path) -> int:
     """Join a study as one more worker process: run trials that nobody has claimed until none is left.
 
     Examples:
@@ -205,8 +205,6 @@ def work(directory: Path, *, attached: bool = False) -> int:
     ----------
     directory
         Directory of a study that was started with `widestep study run`.
-    attached
-        End when the process that started this one ends.
     """
     from widestep.cli.console import SilentWatcher
     from widestep.plan.cadence import Cadence
@@ -214,10 +212,8 @@ def work(directory: Path, *, attached: bool = False) -> int:
     from widestep.study.work import work as work_on
     from widestep.train.loop import train
     from widestep.train.stop import StopRequest
-    from widestep.workers.world import World, die_with_parent
+    from widestep.workers.world import World
 
-    if attached:
-        die_with_parent()
     store = StudyStore.open(directory)
     stop = StopRequest()
     stop.install()

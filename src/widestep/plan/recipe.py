@@ -120,7 +120,9 @@ class Recipe(Fields):
             raise UsageError("An exponential warmup starts above 0. warmup_start is zero; use base or a number.")
         for name in ("epochs", "evaluate_every"):
             if getattr(self, name).amount == 0:
-                raise UsageError(f"Training and evaluation take at least one step. {name} is 0; give for example 1ep or 600st.")
+                raise UsageError(
+                    f"Training and evaluation take at least one step. {name} is 0; give for example 1ep or 600st."
+                )
         return self
 
     @property

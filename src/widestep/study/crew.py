@@ -12,6 +12,7 @@ from types import FrameType
 
 from widestep.plan.runplan import RunPlan
 from widestep.study.store import StudyStore, TrialState
+from widestep.workers.launched import attached_environment
 
 _POLL_SECONDS = 0.25
 
@@ -73,10 +74,10 @@ class Crew:
         self._store = store
         self._children: list[subprocess.Popen[bytes]] = []
         self._stopping: signal.Signals | None = None
-        command = [sys.executable, "-m", "widestep", "study", "work", str(store.directory), "--attached"]
+        command = [sys.executable, "-m", "widestep", "study", "work", str(store.directory)]
         gpus = visible_gpus() if device != "cpu" else []
         for number in range(num_processes):
-            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            env = {**os.environ, **attached_environment(), "OMP_NUM_THREADS": "1"}
             if gpus:
                 env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
             self._children.append(subprocess.Popen(command, env=env, start_new_session=True))

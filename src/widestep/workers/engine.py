@@ -143,7 +143,9 @@ class GradientEngine:
 
     def _leaves(self, batch_of: BatchOf) -> Iterator[tuple[int, Tensor]]:
         stop = torch.tensor([float(self._stop_requested())])
-        if self.world.num_processes > self.placement.num_blocks:  # a process without a block has no leaf to carry its request
+        if (
+            self.world.num_processes > self.placement.num_blocks
+        ):  # a process without a block has no leaf to carry its request
             stop = self.world.merged(stop)
         for block in self.placement.blocks(self.world.process):
             leaf = self._leaf(self.placement.workers(block), batch_of)

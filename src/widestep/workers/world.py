@@ -3,9 +3,7 @@
 Only this module and `reduce` use torch.distributed. Nothing is pickled: what is sent are tensors and JSON text.
 """
 
-import ctypes
 import json
-import signal
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -16,8 +14,6 @@ from torch import Tensor
 
 from widestep.errors import EnvironmentFault, WidestepError
 from widestep.workers.launched import Launch
-
-_PR_SET_PDEATHSIG = 1
 
 
 class AgreedFailure(WidestepError):
@@ -44,8 +40,6 @@ class World:
         self.num_processes = launch.num_processes if launch else 1
         self.local_process = launch.local_process if launch else 0
         self.device = device or torch.device("cpu")
-        if launch is not None and launch.launcher == "widestep":
-            die_with_parent()
         if launch is not None and launch.num_processes > 1:
             self._join(launch)
 
@@ -138,8 +132,3 @@ class World:
         if error is None:
             self.part()
         self.close()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its launcher dies, so that no orphan goes on writing (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
