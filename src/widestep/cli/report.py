@@ -27,7 +27,6 @@ def report(directories: list[Path], *, out: Path | None = None) -> int:
         summary = build_report(directories[0])
         for line in summary_lines(summary):
             print(line)
-        print(f"\nreport     {summary.page}")
         return 0
     print(f"report     {build_run_report(directories, out or Path('report'))}")
     return 0

@@ -330,7 +330,6 @@ def _report(store: StudyStore) -> None:
     summary = build_report(store.directory)
     for line in summary_lines(summary):
         print(line)
-    print(f"\nreport     {summary.page}")
 
 
 def _verdict(store: StudyStore) -> int:

@@ -22,10 +22,10 @@ FORMAT = 1
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and facts (plain JSON values) as one file, durably and atomically."""
+    """Write tensors and facts (plain JSON values) as one file, durably and atomically; equal content gives equal bytes."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
-    write_atomically(path, save(held, {"facts": text, "sha256": _digest(held, text)}))
+    # One entry of metadata only: safetensors writes several in an order that changes from process to process.
+    write_atomically(path, save(held, {"facts": _sealed(held, {"format": FORMAT, **facts})}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,10 +40,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text = metadata["facts"]
-        intact = metadata["sha256"] == _digest(tensors, text)
-        facts = json.loads(text)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        facts = json.loads(metadata["facts"])
+        del facts["sha256"]
+        intact = metadata["facts"] == _sealed(tensors, facts)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise StoreError(f"A checkpoint must be whole. {path} is damaged: {error}.") from None
     if not intact:
         raise StoreError(f"A checkpoint must hold what was written. {path} does not match its digest.")
@@ -87,9 +87,10 @@ def read_last(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
     return None
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _sealed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """Return the facts as text, with a digest over them and the tensors among them."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"\0{name}\0{tensors[name].dtype}\0{tuple(tensors[name].shape)}\0".encode())
         digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()
+    return json.dumps({**facts, "sha256": digest.hexdigest()}, sort_keys=True)

@@ -1,0 +1,281 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from widestep.errors import UsageError
+from widestep.plan import recipes
+from widestep.plan.fields import build
+from widestep.plan.grid import WorkerGrid
+from widestep.plan.order import EpochShape
+from widestep.plan.recipe import PER_SLOT_FIELDS, Recipe, differences
+
+BASE = Recipe(scaling="linear", reference_batch=256)
+ALTERNATIVES = {
+    "data": "imagenet",
+    "train_images": 960,
+    "image_size": 8,
+    "augment": "shift-flip",
+    "model": "resnet50",
+    "dropout": 0.1,
+    "zero_gamma": True,
+    "grid": "8x1x4",  # as many images as the default: the workers count
+    "epochs": "1080st",
+    "tail": "pad",
+    "seed": 1,
+    "optimizer": "nesterov",
+    "momentum": 0.5,
+    "weight_decay": 1e-4,
+    "decay_exempt": "batchnorm",
+    "label_smoothing": 0.1,
+    "base_lr": 0.1,
+    "scaling": "sqrt",
+    "reference_batch": 255,
+    "warmup": "60st",
+    "warmup_shape": "exponential",
+    "warmup_power": 3.0,
+    "warmup_start": 0.045,  # the value of base_lr
+    "warmup_first": "closed",
+    "lr_decay": "cosine",
+    "decay_at": ["12ep", "24ep"],
+    "decay_factor": 0.2,
+    "decay_power": 1.0,
+    "final_lr": 1e-9,
+    "batchnorm_momentum": 0.01,
+    "batchnorm_running": "worker0",
+    "workers_per_forward": 2,
+    "stack": 2,
+    "evaluate_every": "2ep",
+    "images_per_evaluation": 255,
+    "threads": 2,
+}
+
+
+def altered(name: str) -> Recipe:
+    return recipes.changed(BASE, {name: ALTERNATIVES[name]}, typed=True)
+
+
+@pytest.mark.parametrize("name", list(Recipe.model_fields))
+def test_every_field_changes_the_fingerprint(name):
+    """A new field fails here until it has an alternative above."""
+    other = altered(name)
+    assert other != BASE
+    assert list(differences(BASE, other)) == [name]
+    assert other.fingerprint != BASE.fingerprint
+
+
+def test_all_fingerprints_differ():
+    assert len({altered(name).fingerprint for name in ALTERNATIVES} | {BASE.fingerprint}) == len(ALTERNATIVES) + 1
+    assert set(ALTERNATIVES) == set(Recipe.model_fields)
+
+
+def test_a_fingerprint_is_16_hexadecimal_digits():
+    assert len(BASE.fingerprint) == len(BASE.stack_key) == 16
+    int(BASE.fingerprint, 16)
+
+
+@pytest.mark.parametrize("name", list(Recipe.model_fields))
+def test_the_stack_ignores_exactly_the_fields_of_a_slot(name):
+    assert (altered(name).stack_key == BASE.stack_key) == (name in PER_SLOT_FIELDS)
+
+
+def test_the_fields_of_a_slot_exist():
+    assert set(Recipe.model_fields) > PER_SLOT_FIELDS
+
+
+@pytest.mark.parametrize(("seed", "stack", "slot"), [(0, 1, 0), (7, 1, 0), (7, 12, 7), (12, 12, 0), (25, 12, 1)])
+def test_the_slot(seed, stack, slot):
+    assert Recipe(seed=seed, stack=stack).slot == slot
+
+
+@pytest.mark.parametrize("name", list(Recipe.model_fields))
+def test_every_field_is_explained(name):
+    said = Recipe.model_fields[name].description
+    assert said
+    assert said.rstrip().endswith(".")
+    assert said[0].isupper() or said[0] == "`"
+
+
+def test_a_recipe_stays_as_it_is():
+    with pytest.raises(ValidationError, match="frozen"):
+        BASE.seed = 1
+    assert hash(BASE) == hash(Recipe(scaling="linear", reference_batch=256))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"epochs": "36"}, {"epochs": "36.0ep"}),
+        ({"warmup": 2.5}, {"warmup": "2.50ep"}),
+        ({"grid": "4x1x8"}, {"grid": WorkerGrid(4, 1, 8)}),
+        ({"decay_at": "12, 24"}, {"decay_at": ["12ep", 24.0]}),
+        ({"base_lr": 1}, {"base_lr": 1.0}),
+        ({"warmup_start": 1}, {"warmup_start": "1.0"}),
+        ({"train_images": None}, {}),
+    ],
+)
+def test_what_is_equal_has_one_fingerprint(one, other):
+    first, second = Recipe(**one), Recipe(**other)
+    assert first == second
+    assert first.fingerprint == second.fingerprint
+    assert differences(first, second) == {}
+
+
+def test_the_same_length_in_another_unit_is_another_recipe():
+    assert Recipe(epochs="36ep").fingerprint != Recipe(epochs="1080st").fingerprint
+
+
+def test_differences_name_both_values():
+    new = Recipe(seed=2, epochs="600st", train_images=960)
+    assert differences(Recipe(seed=1), new) == {
+        "train_images": (None, 960),
+        "epochs": ("36ep", "600st"),
+        "seed": (1, 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"scaling": "linear"},
+            "The scaling rule 'linear' needs the global batch that base_lr was tuned for. None was given",
+        ),
+        ({"scaling": "sqrt"}, "The scaling rule 'sqrt' needs the global batch that base_lr was tuned for. None was given"),
+        ({"reference_batch": 256}, "reference_batch must be left out. Got 256; use 'linear' to scale by images."),
+        ({"lr_decay": "exponential"}, "An exponential decay ends at a rate above 0. final_lr is 0; set it"),
+        ({"warmup_shape": "exponential", "warmup_start": "zero"}, "An exponential warmup starts above 0."),
+        ({"warmup_shape": "exponential", "warmup_start": "0.0"}, "An exponential warmup starts above 0."),
+        ({"epochs": "0"}, "at least one step. epochs is 0; give for example"),
+        ({"epochs": "0st"}, "at least one step. epochs is 0; give for example"),
+        ({"evaluate_every": "0"}, "at least one step. evaluate_every is 0; give for example"),
+        ({"base_lr": "1e308", "grid": "10x1x1"}, "The peak rate must be a positive number. It is inf; change base_lr"),
+        (
+            {"base_lr": "1e-300", "scaling": "linear", "reference_batch": f"{10**100}"},
+            "The peak rate must be a positive number. It is 0.0; change base_lr or scaling.",
+        ),
+        (
+            {"data": "folder:/pictures\udcff"},
+            "A recipe is kept as UTF-8 text. Got 'folder:/pictures\\udcff' as data; rename",
+        ),
+        ({"tail": "pad", "lr_decay": "cosin"}, "lr_decay (in the recipe): Input should be 'step', 'cosine', "),
+    ],
+)
+def test_fields_that_do_not_fit_together(fields, sentence):
+    with pytest.raises(UsageError) as caught:
+        build(Recipe, fields, what="recipe", typed=False)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_is_refused_when_built_directly():
+    with pytest.raises(UsageError, match="final_lr is 0"):
+        Recipe(lr_decay="exponential")
+
+
+def durations(positive: bool) -> st.SearchStrategy[str]:
+    whole = st.builds("{}{}".format, st.integers(int(positive), 10**6), st.sampled_from(["ep", "st", "im", ""]))
+    return st.one_of(whole, st.builds("{}.{:06d}ep".format, st.integers(int(positive), 999), st.integers(0, 999_999)))
+
+
+def choice(name: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(Recipe.model_fields[name].annotation.__args__)
+
+
+def floats(low: float, high: float, **bounds: bool) -> st.SearchStrategy[float]:
+    return st.floats(low, high, **bounds).map(abs)  # no -0.0
+
+
+STRATEGIES = {
+    "data": st.one_of(st.text(), st.text(st.characters(categories=["Cc", "Zs", "Po"]))),
+    "train_images": st.none() | st.integers(1),
+    "image_size": st.none() | st.integers(1, 10**9),
+    "augment": choice("augment"),
+    "model": st.text(),
+    "dropout": floats(0, 1, exclude_max=True),
+    "zero_gamma": st.booleans(),
+    "grid": st.builds("{}x{}x{}".format, *[st.integers(1, 9_999)] * 3),
+    "epochs": durations(positive=True),
+    "tail": choice("tail"),
+    "seed": st.integers(0, 2**63 - 1),
+    "optimizer": choice("optimizer"),
+    "momentum": floats(0, 1, exclude_max=True),
+    "weight_decay": floats(0, 1e300),
+    "decay_exempt": choice("decay_exempt"),
+    "label_smoothing": floats(0, 1, exclude_max=True),
+    "base_lr": floats(1e-200, 1e200),
+    "scaling": choice("scaling"),
+    "reference_batch": st.none() | st.integers(1, 10**9),
+    "warmup": durations(positive=False),
+    "warmup_shape": choice("warmup_shape"),
+    "warmup_power": floats(0, 1e300, exclude_min=True),
+    "warmup_start": st.sampled_from(["base", "zero"]) | floats(0, 1e300),
+    "warmup_first": choice("warmup_first"),
+    "lr_decay": choice("lr_decay"),
+    "decay_at": st.lists(durations(positive=False), max_size=4),
+    "decay_factor": floats(0, 1, exclude_min=True),
+    "decay_power": floats(0, 1e300, exclude_min=True),
+    "final_lr": floats(0, 1e300),
+    "batchnorm_momentum": floats(0, 1, exclude_min=True),
+    "batchnorm_running": choice("batchnorm_running"),
+    "workers_per_forward": st.integers(1, 10**9),
+    "stack": st.integers(1, 1024),
+    "evaluate_every": durations(positive=True),
+    "images_per_evaluation": st.integers(1, 10**9),
+    "threads": st.integers(1, 1024),
+}
+
+
+@st.composite
+def random_recipes(draw: st.DrawFn) -> Recipe:
+    """A recipe with any values that fit together."""
+    values = draw(st.fixed_dictionaries({}, optional=STRATEGIES))
+    if values.get("scaling") in ("linear", "sqrt"):
+        values["reference_batch"] = values.get("reference_batch") or 256
+    elif values.get("scaling") != "none":
+        values.pop("reference_batch", None)
+    if values.get("lr_decay") == "exponential":
+        values["final_lr"] = values.get("final_lr") or 1e-4
+    if values.get("warmup_shape") == "exponential" and values.get("warmup_start") in ("zero", 0.0):
+        del values["warmup_start"]
+    return Recipe(**values)
+
+
+def test_every_field_is_drawn():
+    assert set(STRATEGIES) == set(Recipe.model_fields)
+
+
+@given(random_recipes())
+def test_toml_says_all_of_a_recipe(recipe):
+    again = build(Recipe, recipes.parse_toml(recipes.to_toml(recipe), "text"), what="recipe", typed=True)
+    assert again == recipe
+    assert again.fingerprint == recipe.fingerprint
+
+
+def as_option(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@given(random_recipes())
+def test_options_say_all_of_a_recipe(recipe):
+    """Every field by its name on the command line gives the recipe that TOML gives."""
+    options = {name: as_option(value) for name, value in recipe.values().items()}
+    again = recipes.changed(Recipe(), options)
+    assert again == recipe
+    assert again.fingerprint == recipe.fingerprint
+
+
+@given(random_recipes(), random_recipes())
+def test_fingerprints_are_equal_exactly_when_recipes_are(one, other):
+    assert (one == other) == (one.fingerprint == other.fingerprint) == (not differences(one, other))
+    assert one.model_copy().fingerprint == one.fingerprint
+
+
+@given(random_recipes())
+def test_a_recipe_has_a_peak_and_an_epoch(recipe):
+    assert 0 < recipe.peak_lr < math.inf
+    assert EpochShape(recipe.grid.global_batch, recipe.grid, recipe.tail).steps == 1
