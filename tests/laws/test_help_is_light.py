@@ -16,24 +16,15 @@ MODULES = [
     *("widestep.files", "widestep.errors", "widestep.data.facts", "widestep.data.layout", "widestep.workers.launched"),
     *("widestep.workers.launcher", "widestep.cli.main", "widestep.cli.options"),
 ]
+HELP = ("", "train", "eval", "lr", "verify", "report", "study", "recipes")
+STUDY, RECIPES = ("run", "plan", "status", "retry", "work"), ("list", "show", "fields")
 COMMANDS = [
-    *("--help", "--version", "train --help", "eval --help", "lr --help", "verify --help", "report --help"),
-    *(
-        "study --help",
-        "study run --help",
-        "study plan --help",
-        "study status --help",
-        "study retry --help",
-        "study work --help",
-    ),
-    *("recipes --help", "recipes list --help", "recipes show --help", "recipes fields --help"),
-    *(
-        "recipes list",
-        "recipes show poster",
-        "recipes fields",
-        "lr --recipe poster --json",
-        "train --recipe digits --dry-run",
-    ),
+    "--version",
+    *(f"{name} --help".strip() for name in HELP),
+    *(f"study {name} --help" for name in STUDY),
+    *(f"recipes {name} --help" for name in RECIPES),
+    *("recipes list", "recipes show poster", "recipes fields"),
+    *("lr --recipe poster --json", "train --recipe digits --dry-run"),
 ]
 
 IMPORT_ALL = """
@@ -64,9 +55,8 @@ print(json.dumps(codes))
 
 
 def in_a_fresh_interpreter(program: str, given: list[str]) -> object:
-    done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(given)], capture_output=True, text=True, check=True, timeout=120
-    )
+    command = [sys.executable, "-c", program, json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stderr == ""
     return json.loads(done.stdout)
 
@@ -90,13 +80,8 @@ def test_the_command_works_without_torch(command, codes):
 
 def test_the_program_itself_does_not_import_torch():
     """The whole of `python -m widestep --help`, as the interpreter itself lists its imports."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "widestep", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    program = [sys.executable, "-X", "importtime", "-m", "widestep", "--help"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=120)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "widestep.cli.main" in imported
     assert not [name for name in imported if name.split(".")[0] in ("torch", "matplotlib", "scipy")]

@@ -39,6 +39,7 @@ OTHER = {
     "batchnorm_running": "worker0",
     "workers_per_forward": "2",
     "stack": "12",
+    "evaluate_every": "2ep",
     "images_per_evaluation": "255",
     "threads": "2",
 }

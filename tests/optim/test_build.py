@@ -1,4 +1,4 @@
-"""The optimizer against torch's own, a recursion on paper, and the tensors that decay leaves alone (statements O1, O3, W5)."""
+"""The optimizer against torch's own and a recursion on paper, and the tensors without decay (statements O1, O3)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,13 @@ from widestep.models.stacked import Role, parameter_roles
 from widestep.optim.build import applied, build_optimizer, update
 from widestep.plan.recipe import Recipe
 
-ROLES: Mapping[str, Role] = {"conv": "weight", "bn.weight": "batchnorm", "bn.bias": "batchnorm", "fc": "weight", "fc.bias": "bias"}
+ROLES: Mapping[str, Role] = {
+    "conv": "weight",
+    "bn.weight": "batchnorm",
+    "bn.bias": "batchnorm",
+    "fc": "weight",
+    "fc.bias": "bias",
+}
 SHAPES = {"conv": (8, 3, 3, 3), "bn.weight": (8,), "bn.bias": (8,), "fc": (10, 37), "fc.bias": (10,)}
 DECAYED = {
     "none": ["conv", "bn.weight", "bn.bias", "fc", "fc.bias"],
@@ -110,8 +116,8 @@ def test_rate_outside_the_velocity_is_momentum_correction() -> None:  # O1
         outside -= rate * velocity
         for corrected, (point, u) in inside.items():
             factor = rate / rates[step - 1] if corrected and step else 1.0
-            u = 0.9 * factor * u + rate * point
-            inside[corrected] = point - u, u
+            moved = 0.9 * factor * u + rate * point
+            inside[corrected] = point - moved, moved
         assert w.item() == pytest.approx(outside, rel=1e-14)
         assert w.item() == pytest.approx(inside[True][0], rel=1e-13)
     assert math.fabs(w.item() - inside[False][0]) > 0.1

@@ -1,6 +1,4 @@
 import itertools
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import strategies as st
 from widestep.errors import UsageError
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.order import DataOrder, EpochShape
+from widestep.plan.randomness import Stream
 
 IMAGENET = 1_281_167
 NODES = (4, 10, 20, 30, 40)
@@ -135,18 +134,32 @@ def test_a_place_is_found_by_arithmetic():
     assert there[:3].tolist() == fresh.epoch(epoch)[step * 30_720 :][:3].tolist()
 
 
-def test_threads_may_ask_for_different_epochs():
-    shape = EpochShape(4, WorkerGrid(1, 1, 4), "drop")
-    order = DataOrder(shape, seed=0)
-    truth = [DataOrder(shape, seed=0).epoch(epoch).tolist() for epoch in range(2)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            seen = list(pool.map(lambda i: order.epoch(i % 2).tolist() == truth[i % 2], range(4_000)))
-    finally:
-        sys.setswitchinterval(before)
-    assert all(seen)
+class AskedByAnotherThread(DataOrder):
+    """Whenever an epoch has been worked out, another thread asks for the other one."""
+
+    asking = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "_cached" and value is not None and not self.asking:
+            self.asking = True
+            self.epoch(1 - value[0])
+            self.asking = False
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_threads_may_ask_for_different_epochs(epoch):
+    shape = EpochShape(96, WorkerGrid(1, 1, 96), "drop")
+    assert np.array_equal(AskedByAnotherThread(shape, seed=0).epoch(epoch), DataOrder(shape, seed=0).epoch(epoch))
+
+
+def test_the_order_stays_what_it_is():
+    """The permutation of the stream named order, for which test_randomness has golden values."""
+    order = DataOrder(EpochShape(10, WorkerGrid(1, 1, 10), "drop"), seed=0)
+    assert order.epoch(0).tolist() == [6, 1, 8, 7, 5, 4, 2, 3, 9, 0]
+    for seed, epoch in itertools.product(range(3), range(3)):
+        order = DataOrder(EpochShape(50, WorkerGrid(1, 1, 50), "drop"), seed)
+        assert np.array_equal(order.epoch(epoch), Stream(seed, "order").permutation(50, epoch))
 
 
 def test_an_epoch_holds_a_global_batch():

@@ -81,8 +81,16 @@ def test_the_stack_ignores_exactly_the_fields_of_a_slot(name):
     assert (altered(name).stack_key == BASE.stack_key) == (name in PER_SLOT_FIELDS)
 
 
-def test_the_fields_of_a_slot_exist():
-    assert set(Recipe.model_fields) > PER_SLOT_FIELDS
+SHARED_BY_A_STACK = {  # data and images, the network's computation, the length and the rhythm of training
+    *("data", "train_images", "image_size", "augment", "tail", "grid", "epochs", "evaluate_every", "images_per_evaluation"),
+    *("model", "dropout", "label_smoothing", "batchnorm_momentum", "batchnorm_running", "workers_per_forward"),
+    *("stack", "threads"),
+}
+
+
+def test_what_the_runs_of_a_stack_share_and_what_is_their_own():
+    assert set(Recipe.model_fields) == SHARED_BY_A_STACK | PER_SLOT_FIELDS
+    assert not SHARED_BY_A_STACK & PER_SLOT_FIELDS
 
 
 @pytest.mark.parametrize(("seed", "stack", "slot"), [(0, 1, 0), (7, 1, 0), (7, 12, 7), (12, 12, 0), (25, 12, 1)])

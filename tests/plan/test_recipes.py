@@ -129,7 +129,7 @@ def test_fields_in_a_table_or_at_top_level(loaded):
         ("seed = " + "9" * 5_000, "The recipe mine.toml must be TOML. Exceeds the limit"),
         ("a = " + "[" * 100_000, "The recipe mine.toml must be TOML. "),
         ("sed = 1", "'sed' is not a field of the recipe mine.toml. Perhaps you meant 'seed'."),
-        ("batch_size = 32", "'batch_size' is not a field of the recipe mine.toml."),
+        ("minibatch = 32", "'minibatch' is not a field of the recipe mine.toml."),
         ("[recipes]\nseed = 1", "'recipes' is not a field of the recipe mine.toml."),
         ("[recipe]\nwarmpu = 1", "'warmpu' is not a field of the recipe mine.toml. Perhaps you meant 'warmup'."),
         ("seed = 1\n[recipe]\n", "mine.toml has a table [recipe], so its fields belong there. Got also ['seed']."),

@@ -132,6 +132,21 @@ def test_every_warmup_joins_every_decay_at_the_peak(shape, start, first, warmup,
         assert rates[0] == min(peak, {"base": 0.1, "zero": 0.0}.get(start, start))  # L3: base, zero or a value
 
 
+@pytest.mark.parametrize(("power", "rates"), [(1.0, [0.1, 0.2, 0.3, 0.4]), (2.0, [0.025, 0.1, 0.225, 0.4])])
+def test_the_power_of_the_warmup(power, rates):
+    schedule = plan(warmup="4st", warmup_shape="polynomial", warmup_start="zero", warmup_power=power).schedule
+    assert schedule.trace(0, 4) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("power", "rate"), [(1.0, 0.5), (2.0, 0.25), (3.0, 0.125)])
+def test_the_power_of_the_decay(power, rate):
+    """100 steps of which one is warmup: 99 and one more of decay, half way after 50."""
+    schedule = plan(
+        epochs="100st", warmup="1st", lr_decay="polynomial", decay_power=power, base_lr=0.25, final_lr=0.0
+    ).schedule
+    assert (schedule(1), schedule(51)) == (1.0, rate)
+
+
 def test_step_decay_counts_from_the_start_of_training_whatever_the_warmup():
     """L5: 10 steps an epoch, x 0.1 after epochs 3, 6 and 8."""
     for warmup in (0, 1, 3, 5, 7):

@@ -71,6 +71,14 @@ def test_a_start_above_the_peak_counts_as_the_peak(shape, first):
     assert {rate(step) for step in range(12)} == {3.0}  # L3: never above
 
 
+@pytest.mark.parametrize(("start", "peak", "num_steps"), [(0.42999999999999994, 0.43, 14), (7.739999999999999, 7.74, 24)])
+def test_rounding_does_not_lift_a_rate_above_the_peak(start, peak, num_steps):
+    """L3, where one unit in the last place of start * (peak / start) ** t is enough to pass it."""
+    share = (num_steps - 1) / num_steps
+    assert start * math.pow(peak / start, share) > peak
+    assert warmup("exponential", start, peak, num_steps)(num_steps - 2) == peak
+
+
 @pytest.mark.parametrize(
     ("step", "rate"), [(0, 3.0), (29, 3.0), (30, 0.3), (59, 0.3), (60, 0.03), (79, 0.03), (80, 0.003), (89, 0.003)]
 )

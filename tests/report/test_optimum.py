@@ -55,6 +55,13 @@ def test_best_warmup_of_an_arm_in_both_units(read):
     assert (ten.epochs, ten.steps, ten.at_edge, ten.is_rough) == (8.0, 96, True, True)
 
 
+def test_a_warmup_that_diverged_once_is_not_the_best_of_its_arm(read):
+    results = read({"warm-40": [[-800, 100, 90, 80], [837, 100, 90, 80], [837, 100, 90, 80]]})
+    [forty] = [one for one in best_warmups(results) if one.arm == "warm-40"]
+    assert forty.epochs == 2.0
+    assert forty.epochs_interval == (0.0, 2.0)  # draws without that seed prefer no warmup
+
+
 def test_one_seed_has_no_interval_and_none_has_no_best(read):
     results = read({"warm-40": [[800, 810, 830, 805]]}, seeds=1)
     found = {one.arm: one for one in best_warmups(results)}
@@ -72,6 +79,6 @@ def test_bootstrap_interval_covers_what_sampling_does():
 
 
 def test_bootstrap_is_the_same_every_time():
-    accuracy = np.random.default_rng(0).normal(size=(6, 4))
-    values = np.arange(4.0)
+    accuracy = np.random.default_rng(0).normal(size=(6, 300))
+    values = np.arange(300.0)
     assert bootstrap_best(accuracy, values, 0.95) == bootstrap_best(accuracy, values, 0.95)

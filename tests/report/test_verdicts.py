@@ -11,6 +11,7 @@ UP = [0.9, 1.1, 1.0, 1.2, 0.8, 1.05, 0.95, 1.15]
 DOWN = [-value for value in UP]
 NONE = [0.01, -0.02, 0.015, -0.01, 0.02, -0.015, 0.005, -0.005]
 WIDE = [3.0, -2.0, 4.0, -3.5, 1.0, -1.5, 2.5, -2.8]
+MIDDLE = [0.3, 0.7, 0.4, 0.6, 0.35, 0.65, 0.45, 0.55]
 SMALL = [0.10, 0.11, 0.12, 0.13, 0.09, 0.08, 0.105, 0.115]
 
 
@@ -36,7 +37,9 @@ def decide(kind, *columns, others=()):
         ("worst", [UP, UP, UP], ("supported", "shown")),
         ("worst", [UP, WIDE, UP], ("undecided", "open")),
         ("worst", [UP, DOWN, WIDE], ("contradicted", "reversed")),
+        ("worst", [UP, DOWN], ("contradicted", "reversed")),
         ("worst", [NONE, NONE[::-1]], ("contradicted", "equivalent")),
+        ("worst", [NONE, WIDE], ("undecided", "open")),
         ("too-long", [WIDE, UP], ("supported", "shown")),
         ("too-long", [DOWN, DOWN], ("contradicted", "reversed")),
         ("too-long", [DOWN, WIDE], ("undecided", "open")),
@@ -47,6 +50,7 @@ def decide(kind, *columns, others=()):
         ("equivalent", [NONE], ("supported", "equivalent")),
         ("equivalent", [UP], ("contradicted", "beyond")),
         ("equivalent", [WIDE], ("undecided", "open")),
+        ("equivalent", [MIDDLE], ("undecided", "open")),  # a difference is shown, but not one beyond the margin
     ],
 )
 def test_each_verdict(kind, columns, expected):

@@ -87,7 +87,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     checkpoint.write(tmp_path / "a.safetensors", some_tensors(), FACTS)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="format 1.* has format 2"):
+    with pytest.raises(StoreError, match=r"format 1.* has format 2"):
         checkpoint.read(tmp_path / "a.safetensors")
 
 
@@ -138,9 +138,7 @@ def test_the_previous_state_serves_when_there_is_no_last(two_states: Path) -> No
     assert step_of(two_states) == 1
 
 
-def test_a_whole_state_survives_a_damaged_one_and_a_failing_save(
-    two_states: Path, failing_disk: Callable[[], None]
-) -> None:
+def test_a_whole_state_survives_a_damaged_one_and_a_failing_save(two_states: Path, failing_disk: Callable[[], None]) -> None:
     spoil(two_states / "last.safetensors")
     assert step_of(two_states) == 1
     failing_disk()

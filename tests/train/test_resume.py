@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from widestep.errors import DataError, StoreError, UsageError
+from widestep.errors import DataError, EnvironmentFault, StoreError, UsageError
 from widestep.records.run import Run
 from widestep.train import checkpoint, loop, session, step
 from widestep.workers.engine import GradientEngine
@@ -213,4 +213,37 @@ def test_damaged_states_do_not_begin_again(small: Make, train_one: Make, begun: 
         path.write_bytes(b"")
     with pytest.raises(StoreError, match="use --fresh"):
         train_one(begun, small())
+    assert (begun / "STATUS").read_text() == "failed\n"
+    assert "use --fresh" in json.loads((begun / "history.jsonl").read_text().splitlines()[-1])["reason"]
     assert train_one(begun.with_name("other"), small()).status == "complete"
+
+
+def test_a_run_whose_data_fails_says_so_and_goes_on_later(
+    small: Make, train_one: Make, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def failing(*_: object) -> None:
+        raise DataError("An image is gone.")
+
+    monkeypatch.setattr(loop, "evaluate", failing)
+    with pytest.raises(DataError, match="An image is gone"):
+        train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="5st")
+    assert (tmp_path / "run/STATUS").read_text() == "failed\n"
+    assert "failed: An image is gone." in (tmp_path / "run/log.txt").read_text()
+    monkeypatch.undo()
+    assert train_one(tmp_path / "run", small(**FIELDS)).interruptions == 1
+    assert content(tmp_path / "run") == uninterrupted
+
+
+def test_a_full_disk_hides_no_error(small: Make, train_one: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    first_step = GradientEngine.gradients
+
+    def then_full(engine: GradientEngine, *arguments: Any) -> Any:
+        monkeypatch.setattr(os, "fsync", full)
+        return first_step(engine, *arguments)
+
+    monkeypatch.setattr(GradientEngine, "gradients", then_full)
+    with pytest.raises(EnvironmentFault, match=r"last\.safetensors could not be written: No space left on device"):
+        train_one(tmp_path / "run", small(), checkpoint_every="1st")

@@ -91,7 +91,9 @@ def test_initial_weights_depend_on_the_seed_alone(state: Callable[..., TrainStat
 
 def test_zero_gamma_starts_residuals_at_zero(state: Callable[..., TrainState]) -> None:  # B6
     weights = state(zero_gamma=True).weights()
-    assert [name for name, tensor in weights.items() if tensor.dim() == 1 and not tensor.any() and name.endswith("weight")] == [
+    assert [
+        name for name, tensor in weights.items() if tensor.dim() == 1 and not tensor.any() and name.endswith("weight")
+    ] == [
         "layer1.0.bn2.weight",
         "layer2.0.bn2.weight",
     ]

@@ -117,6 +117,20 @@ def test_records_of_a_short_run(small: Callable[..., Recipe], train_one: Callabl
     assert (result.val_images, result.val_correct) == (1597, round(accuracies[-1] * 1597))
 
 
+def test_evaluations_between_epochs(small: Callable[..., Recipe], train_one: Callable[..., Any], tmp_path: Path) -> None:
+    """They change no weight, and the training loss beside each is that of the images since the one before."""
+    usual = train_one(tmp_path / "usual", small(tail="short"))
+    result = train_one(tmp_path / "often", small(tail="short", evaluate_every="4st"))
+    assert result.weights_sha256 == usual.weights_sha256
+    metrics = lines(tmp_path / "often/metrics.jsonl")
+    rows = list(csv.DictReader((tmp_path / "often/epochs.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "4"), ("2", "8"), ("2", "12"), ("2", "14")]
+    for row, (first, last) in zip(rows, ((0, 4), (4, 8), (8, 12), (12, 14)), strict=True):
+        part = metrics[first:last]
+        mean = sum(record["loss"] * record["images"] for record in part) / sum(record["images"] for record in part)
+        assert float(row["train_loss"]) == pytest.approx(mean, rel=1e-12)
+
+
 def test_final_weights_are_those_of_the_result(
     small: Callable[..., Recipe], train_one: Callable[..., Any], tmp_path: Path
 ) -> None:

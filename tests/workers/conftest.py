@@ -128,5 +128,3 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
         return float((found.double() - expected.double()).norm() / expected.double().norm())
 
     return error
-
-

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from widestep.errors import StoreError, WidestepError
+from widestep.errors import DataError, StoreError, WidestepError
 from widestep.models.build import build_model
 from widestep.models.initialise import initialise
 from widestep.workers import reduce
@@ -73,12 +73,18 @@ def stop_seen(world: World, num_workers: int, asked: int) -> bool:
     return engine.gradients(batch_of, 2 * num_workers).stop_requested
 
 
-def agreed(world: World, failure: WidestepError | None) -> list[Any]:
+def agreed(world: World, failing: range) -> list[Any]:
+    """Let some processes fail, each in its own way; return what became of this one."""
+
+    def act() -> int:
+        if world.process in failing:
+            raise (StoreError, DataError)[world.process % 2](f"process {world.process}")
+        return world.process
+
     try:
-        world.agree(failure if world.is_first else None)
+        return ["value", world.agreed(act)]
     except WidestepError as error:
-        return [type(error).__name__, error.exit_code]
-    return []
+        return [type(error).__name__, error.exit_code, str(error)]
 
 
 def job(launch: Launch) -> dict[str, Any]:
@@ -95,9 +101,8 @@ def job(launch: Launch) -> dict[str, Any]:
         filled = torch.zeros(7, dtype=torch.float64)
         filled[world.process :: world.num_processes] = 1 / 3 + world.process
         report["merged"] = world.merged(filled).tolist()
-        report["nothing_wrong"] = agreed(world, None)
-        report["failure"] = agreed(world, StoreError("damaged"))
         last = world.num_processes - 1
+        report["agreed"] = [agreed(world, range(*failing)) for failing in ((0,), (1,), (last, last + 1), (last + 1,))]
         report["stops"] = [stop_seen(world, workers, asked) for workers in (1, 2, last + 1) for asked in (0, last)]
         report["no_stop"] = [stop_seen(world, workers, asked=-1) for workers in (1, last + 1)]
     return report

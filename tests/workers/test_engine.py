@@ -139,9 +139,7 @@ def test_blocks_give_the_same_bytes_wherever_they_are_computed(
 
 
 @pytest.mark.parametrize(("per_block", "expected"), [(1, range(5, 6)), (4, range(4, 8)), (12, range(12))])
-def test_the_failing_worker_is_found(
-    digits_model: Make, global_batch: Make, per_block: int, expected: range
-) -> None:  # W7
+def test_the_failing_worker_is_found(digits_model: Make, global_batch: Make, per_block: int, expected: range) -> None:  # W7
     model, batch = digits_model(slots=2), global_batch(53, 12, slots=2)
     batch.images[5 + 2 * 12, 1, 0, 3, 3] = float("nan")
     engine = GradientEngine(model, World(), Placement(12, per_block, 1))

@@ -10,7 +10,13 @@ placements = st.builds(Placement, st.integers(1, 300), st.integers(1, 40), st.in
 
 
 def test_twelve_workers_by_hand() -> None:
-    assert [list(Placement(12, 1, 5).blocks(process)) for process in range(5)] == [[0, 1], [2, 3], [4, 5, 6], [7, 8], [9, 10, 11]]
+    assert [list(Placement(12, 1, 5).blocks(process)) for process in range(5)] == [
+        [0, 1],
+        [2, 3],
+        [4, 5, 6],
+        [7, 8],
+        [9, 10, 11],
+    ]
     fused = Placement(num_workers=7, workers_per_block=3, num_processes=2)
     assert [fused.workers(block) for block in range(fused.num_blocks)] == [range(3), range(3, 6), range(6, 7)]
     assert [fused.blocks(process) for process in range(2)] == [range(1), range(1, 3)]

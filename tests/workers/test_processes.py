@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory, program: Any) -> Iterator[dict[int, list[dict[str, Any]]]]:
+def reports(tmp_path_factory: pytest.TempPathFactory, program: Any) -> dict[int, list[dict[str, Any]]]:
     """What the processes of jobs of 2, 3, 4 and 5 processes found, by the size of the job."""
     folder = tmp_path_factory.mktemp("reports")
     with ExitStack() as stack:
@@ -47,9 +46,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory, program: Any) -> Iterator[
         for child in children:
             child.kill()
     assert [child.returncode for child in children] == [0] * len(children), "\n".join(errors)
-    yield {
-        size: [json.loads((folder / f"{size}-{process}.json").read_text()) for process in range(size)] for size in SIZES
-    }
+    return {size: [json.loads((folder / f"{size}-{process}.json").read_text()) for process in range(size)] for size in SIZES}
 
 
 def by_halves(leaves: list[np.ndarray]) -> np.ndarray:
@@ -95,9 +92,13 @@ def test_merged_is_exact(reports: dict[int, Any], size: int) -> None:  # D5
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_all_end_with_the_exit_code_of_process_0(reports: dict[int, Any], size: int) -> None:
-    assert [report["failure"] for report in reports[size]] == [["StoreError", 6]] + [["AgreedFailure", 6]] * (size - 1)
-    assert all(report["nothing_wrong"] == [] for report in reports[size])
+def test_all_end_with_the_exit_code_of_the_first_that_failed(reports: dict[int, Any], size: int) -> None:
+    nobody, first, last, everybody = zip(*(report["agreed"] for report in reports[size]), strict=True)
+    silent = ["AgreedFailure", 6, ""]
+    assert list(nobody) == [["value", process] for process in range(size)]
+    assert list(first) == list(everybody) == [["StoreError", 6, "process 0"]] + [silent] * (size - 1)
+    by_last = ["StoreError", 6] if size % 2 else ["DataError", 3]
+    assert list(last) == [["AgreedFailure", by_last[1], ""]] * (size - 1) + [[*by_last, f"process {size - 1}"]]
 
 
 @pytest.mark.parametrize("size", SIZES)

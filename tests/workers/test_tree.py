@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def splits(draw: st.DrawFn) -> tuple[int, list[range]]:
     num_leaves = draw(st.integers(1, 70))
     cuts = sorted(draw(st.lists(st.integers(0, num_leaves), max_size=6)))
     bounds = [0, *cuts, num_leaves]
-    return num_leaves, [range(a, b) for a, b in zip(bounds, bounds[1:])]
+    return num_leaves, [range(a, b) for a, b in pairwise(bounds)]
 
 
 @given(splits(), st.integers(0, 2**32 - 1))

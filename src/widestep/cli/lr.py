@@ -1,11 +1,14 @@
 """`widestep lr`: the learning rate at every step, without training and without torch."""
 
 import json as json_module
+import math
+import re
 from pathlib import Path
 
 from widestep.cli.options import request
 from widestep.data.facts import describe
 from widestep.errors import UsageError
+from widestep.files import explained, write_atomically
 from widestep.plan.runplan import RunPlan
 
 
@@ -26,7 +29,7 @@ def lr(
     steps
         FIRST:LAST limits the list to steps FIRST up to but not including LAST.
     plot
-        Draw the rate into this file (.png, .svg or .pdf) instead of printing it.
+        Draw the rate into this file (.svg or .png) instead of printing it.
     json
         Print as JSON.
     fields
@@ -38,9 +41,7 @@ def lr(
     first, last = _range(steps, plan.total_steps)
     rates = plan.schedule.trace(first, last)
     if plot is not None:
-        from widestep.report.drawing import draw_rate
-
-        draw_rate(plot, [step / plan.steps_per_epoch for step in range(first, last)], rates, str(wanted.grid))
+        _draw(plot, plan, range(first, last), rates)
         print(plot)
         return 0
     derivation = wanted.rule.derivation(wanted.base_lr, wanted.grid)
@@ -59,8 +60,22 @@ def lr(
 def _range(steps: str | None, total: int) -> tuple[int, int]:
     if steps is None:
         return 0, total
-    first, colon, last = steps.partition(":")
-    numbers = (first or "0", last or str(total))
-    if not colon or not all(number.isdigit() for number in numbers) or int(numbers[0]) >= min(int(numbers[1]), total):
+    match = re.fullmatch(r"([0-9]{0,15}):([0-9]{0,15})", steps)
+    first, last = (int(match[1] or 0), min(int(match[2] or total), total)) if match else (0, 0)
+    if first >= last:
         raise UsageError(f"--steps reads FIRST:LAST within 0:{total}, for example 0:100. Got {steps!r}.")
-    return int(numbers[0]), min(int(numbers[1]), total)
+    return first, last
+
+
+def _draw(path: Path, plan: RunPlan, steps: range, rates: list[float]) -> None:
+    if path.suffix not in (".svg", ".png"):
+        raise UsageError(f"A picture is an .svg or .png file. Got --plot {path}.")
+    from widestep.report.drawing import draw
+    from widestep.report.figures import FigureData, Series
+
+    nothing = [math.nan] * len(steps)
+    epochs = [step / plan.steps_per_epoch for step in steps]
+    series = Series(str(plan.recipe.grid), epochs, rates, nothing, nothing, [1] * len(steps), 1)
+    drawing = draw(FigureData(1, "curves", "Learning rate by epoch", "", "epoch", "learning rate", [series]))
+    with explained(path):
+        write_atomically(path, drawing.svg if path.suffix == ".svg" else drawing.png)

@@ -3,6 +3,7 @@
 Commands are loaded when they are used, so that help never waits for them.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ app = App(
     name="widestep",
     version=widestep.__version__,
     help="Train image classifiers with very wide optimizer steps: the same bytes on any number of processes.",
+    help_format="plaintext",
     result_action="return_value",
 )
 app.command("widestep.cli.train:train", name="train", help="Train one recipe into one run directory, or go on with it.")
@@ -30,7 +32,7 @@ for name, purpose in (
     ("run", "Run what is missing of a study, then report."),
     ("plan", "Show trials, steps and predicted time; write nothing."),
     ("status", "Show the state of every trial."),
-    ("retry", "Forget failures, so that the next run tries those trials again."),
+    ("retry", "Try failed trials again, and whatever else is left."),
     ("work", "Join a study as one more worker process."),
 ):
     study.command(f"widestep.cli.study:{name}", name=name, help=purpose)
@@ -60,11 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; errors that are explained become one line on stderr."""
     try:
+        if not {"--help", "-h"}.isdisjoint(arguments):
+            _explain_in_full(arguments)
         result = app(list(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except CycloptsError as error:
-        _complain(" ".join(str(error).split()) + " See --help.")
+        _complain(str(error).replace("Did you mean", "Perhaps you meant") + " See --help.")
         return 2
     except WidestepError as error:
         if str(error):
@@ -78,5 +82,14 @@ def run(arguments: Sequence[str]) -> int:
         return 0
 
 
+def _explain_in_full(arguments: Sequence[str]) -> None:
+    """Let a command's own help be all it says about itself; a list of commands has one line each and loads none of them."""
+    command = app.parse_commands([word for word in arguments if not word.startswith("-")])[1][-1]
+    if command.default_command is not None:
+        command.help = inspect.cleandoc(command.default_command.__doc__ or "")
+
+
 def _complain(sentence: str) -> None:
-    print(f"widestep: {sentence}", file=sys.stderr, flush=True)
+    """Print one line, whatever names and paths the sentence quotes."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in sentence).split())
+    print(f"widestep: {line}", file=sys.stderr, flush=True)

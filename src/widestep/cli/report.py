@@ -25,8 +25,8 @@ def report(directories: list[Path], *, out: Path | None = None) -> int:
         if out is not None:
             raise UsageError(f"A study's report lies in the study, {directories[0]}/report; leave out --out. Got {out}.")
         summary = build_report(directories[0])
-        for line in summary_lines(summary):
-            print(line)
-        return 0
-    print(f"report     {build_run_report(directories, out or Path('report'))}")
+    else:
+        summary = build_run_report(directories, out or Path("report"))
+    for line in summary_lines(summary):
+        print(line)
     return 0

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from widestep.errors import UsageError
+from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
 from widestep.plan.runplan import RunPlan
 from widestep.study import study as definition
@@ -55,30 +55,11 @@ def run(
     fields
         Recipe fields changed in every run, by name.
     """
-    store = StudyStore.create(*_resolve(study, out, seeds, fields))
-    run_plans = plans(store.trials)
-    _refuse_without_files(store.trials)
-    num_again = store.forget_failures()
-    missing = [state.trial for state in store.states() if not state.finished]
-    num_jobs = jobs or default_processes(max(t.recipe.threads for t in store.trials), store.study.device)
-    _say(f"study      {store.study.name}: {store.study.title}")
-    _say(
-        f"trials     {len(store.trials)}, {len(missing)} to run"
-        + (f" ({num_again} of them failed before)" if num_again else "")
-    )
-    stopped = None
-    if missing:
-        images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
-        predicted = estimate(store, images, num_jobs)
-        _say(f"time       {_duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
-        stopped = _work(store, run_plans, num_jobs)
-    write_atomically(store.directory / "status.csv", _status_csv(store))
-    if report and any(state.finished for state in store.states()):
-        _report(store)
-    if stopped:
-        _say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
-        return 75
-    return _verdict(store)
+    directory, wanted = _resolve(study, out, seeds, fields)
+    num_jobs = _num_jobs(wanted, jobs)
+    run_plans = plans(wanted.trials())
+    _refuse_without_files(wanted)
+    return _go_on(StudyStore.create(directory, wanted), run_plans, num_jobs, report)
 
 
 def plan(
@@ -115,9 +96,9 @@ def plan(
         Recipe fields changed in every run, by name.
     """
     store = StudyStore(*_resolve(study, out, seeds, fields))
+    num_jobs = _num_jobs(store.study, jobs)
     run_plans = plans(store.trials)
     missing = [state.trial for state in store.states() if not state.finished]
-    num_jobs = jobs or default_processes(max(t.recipe.threads for t in store.trials), store.study.device)
     images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
     predicted = estimate(store, images, num_jobs, images_per_second)
     rows = _plan_rows(store, run_plans)
@@ -170,8 +151,8 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
     return _verdict(store)
 
 
-def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None) -> int:
-    """Try the failed trials of a study again.
+def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None, report: bool = True) -> int:
+    """Try the failed trials of a study again, and whatever else is left of it.
 
     Examples:
       widestep study retry studies/poster-digits
@@ -181,18 +162,12 @@ def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None =
     directory
         Directory of the study.
     jobs
-        Runs, or stacks of runs, at a time.
+        Runs, or stacks of runs, at a time; otherwise one a GPU or core.
+    report
+        Make the report at the end.
     """
     store = StudyStore.open(directory)
-    failed = [state.trial for state in store.states() if state.status == "failed"]
-    _say(f"retry      {len(failed)} failed trials")
-    if not failed:
-        return _verdict(store)
-    store.forget_failures()
-    store.trials = failed
-    num_jobs = jobs or default_processes(max(t.recipe.threads for t in failed), store.study.device)
-    stopped = _work(store, plans(failed), num_jobs)
-    return 75 if stopped else _verdict(StudyStore.open(directory))
+    return _go_on(store, plans(store.trials), _num_jobs(store.study, jobs), report)
 
 
 def work(directory: Path) -> int:
@@ -234,12 +209,34 @@ def _resolve(study: str, out: Path | None, seeds: int | None, fields: dict[str, 
     return out or Path("studies") / found.name, changed
 
 
-def _refuse_without_files(trials: Sequence[Trial]) -> None:
-    if any(trial.recipe.data == "imagenet" for trial in trials):
+def _num_jobs(study: Study, jobs: int | None) -> int:
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"At least one run takes place at a time. --jobs is {jobs}; give 1 or more, or leave it out.")
+    return jobs or default_processes(max(c.recipe.threads for arm in study.arms for c in study.cells(arm)), study.device)
+
+
+def _refuse_without_files(study: Study) -> None:
+    if any(cell.recipe.data == "imagenet" for arm in study.arms for cell in study.cells(arm)):
         raise UsageError(
             "A study needs the files of its data set. Its recipe names imagenet, which is not shipped; give the folder that "
             "holds train and val with --data folder:PATH."
         )
+
+
+def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, report: bool) -> int:
+    """Run what is left of a study, failures included, and return the exit code."""
+    num_again = store.forget_failures()
+    missing = [state.trial for state in store.states() if not state.finished]
+    failed_before = f" ({num_again} of them failed before)" if num_again else ""
+    _say(f"study      {store.study.name}: {store.study.title}")
+    _say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
+    stopped = None
+    if missing:
+        images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
+        predicted = estimate(store, images, num_jobs)
+        _say(f"time       {_duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+        stopped = _work(store, run_plans, num_jobs)
+    return _conclude(store, stopped, report)
 
 
 def _work(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int) -> str | None:
@@ -324,12 +321,18 @@ def _status_csv(store: StudyStore) -> str:
     return text.getvalue()
 
 
-def _report(store: StudyStore) -> None:
-    from widestep.report.build import build_report, summary_lines
+def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
+    """Write status.csv and the report, and return the exit code; a study that was asked to stop does not linger."""
+    write_atomically(store.directory / "status.csv", _status_csv(store))
+    if stopped:
+        _say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
+        return Stopped.exit_code
+    if report and any(state.finished for state in store.states()):
+        from widestep.report.build import build_report, summary_lines
 
-    summary = build_report(store.directory)
-    for line in summary_lines(summary):
-        print(line)
+        for line in summary_lines(build_report(store.directory)):
+            print(line)
+    return _verdict(store)
 
 
 def _verdict(store: StudyStore) -> int:

@@ -16,14 +16,15 @@ from widestep.workers.launcher import run_processes
 def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False, json: bool = False, **fields: str) -> int:
     """Train one recipe into one run directory; the same command again goes on, or says that it is complete.
 
-    Every field of the recipe and of the execution is an option: --grid 4x6x32, --epochs 10, --base-lr 0.1, --warmup 5ep,
-    --scaling linear --reference-batch 256, --seed 1, --processes 2, --out DIR. `widestep recipes fields` explains them all.
-    Under torchrun, srun, jsrun or mpirun the command joins that launch instead of starting processes.
+    Every field of the recipe and of the execution is an option: --grid 4x6x32
+    --epochs 10 --base-lr 0.1 --warmup 5ep --scaling linear --reference-batch 256
+    --seed 1 --processes 2 --out DIR; `widestep recipes fields` explains them all.
+    Under torchrun, srun, jsrun or mpirun the command joins that launch instead.
 
     Examples:
       widestep train --recipe digits --grid 40x1x8 --warmup 4ep
       widestep train --recipe digits --processes 2 --out runs/two
-      widestep train --recipe poster --data folder:/data/imagenet --grid 1x2x8 --epochs 4st
+      widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st
 
     Parameters
     ----------
@@ -35,6 +36,8 @@ def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False,
         Show the plan and stop.
     json
         Print the result as JSON on stdout.
+    fields
+        Any field by its name.
     """
     wanted = request(recipe, fields)
     if dry_run:

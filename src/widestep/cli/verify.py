@@ -3,6 +3,7 @@
 import hashlib
 import json as json_module
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,14 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from widestep.cli.options import request
-from widestep.errors import DirectoryInUse, NumericError, WidestepError
-from widestep.files import DirectoryLock, read_json_lines
+from widestep.data.facts import describe
+from widestep.errors import DirectoryInUse, NumericError, UsageError, WidestepError
+from widestep.files import DirectoryLock, explained, read_json_lines, write_atomically
 from widestep.plan.recipe import Recipe
 from widestep.plan.recipes import to_toml
+from widestep.plan.runplan import RunPlan
+from widestep.records.run import move_aside
 
 _SMALL = {"epochs": "4ep", "warmup": "1ep", "dropout": "0.1", "tail": "short", "workers_per_forward": "1"}
 _GRIDS = ("8x1x6", "12x1x5")
 _PATIENCE_SECONDS = 300.0
+_KILL = "kill -9 of the whole job"
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def verify(
         Recipe fields by name.
     """
     recipes = _recipes(recipe, fields)
-    counts = [int(part) for part in processes.split(",") if part.strip().isdigit()] or [1, 2, 3]
+    counts = _counts(processes)
     proofs: list[Proof] = []
     with ExitStack() as stack:
         directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="widestep-verify-")))
@@ -78,7 +83,8 @@ def verify(
             "machine; run again with --keep DIR and compare the runs' metrics.jsonl."
         )
     if not json:
-        print("equal      weights and losses are the same bytes for every number of processes and after the kill")
+        tried = "and after the kill" if any(proof.interruption == _KILL for proof in proofs) else "(too short to be killed)"
+        print(f"equal      weights and losses are the same bytes for every number of processes {tried}")
     return 0
 
 
@@ -89,13 +95,22 @@ def _recipes(name: str | None, fields: Mapping[str, str]) -> list[Recipe]:
     return [request("digits", {**_SMALL, **fields, "grid": grid}).recipe for grid in grids]
 
 
+def _counts(processes: str) -> list[int]:
+    parts = [part.strip() for part in processes.split(",")]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,3}", part) for part in parts):
+        raise UsageError(f"--processes takes numbers of processes, for example 1,2,3. Got {processes!r}.")
+    return [int(part) for part in parts]
+
+
 def _train(recipe: Recipe, parent: Path, num_processes: int, *, killed: bool) -> Proof:
     directory = parent / f"{recipe.grid}-{num_processes}{'-killed' if killed else ''}"
-    parent.mkdir(parents=True, exist_ok=True)
     path = parent / f"{recipe.grid}.toml"
-    path.write_text(to_toml(recipe), encoding="utf-8")
+    with explained(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_toml(recipe))
+    move_aside(directory)
     command = [sys.executable, "-m", "widestep", "train", "--recipe", str(path), "--out", str(directory), "--json"]
-    command += ["--processes", str(num_processes), "--checkpoint-every", "5st", "--tensorboard", "false"]
+    command += ["--processes", str(num_processes), "--checkpoint-every", f"{_cadence(recipe)}st", "--tensorboard", "false"]
     interruption = _kill_in_the_middle(command, directory) if killed else "none"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 4):
@@ -105,17 +120,25 @@ def _train(recipe: Recipe, parent: Path, num_processes: int, *, killed: bool) ->
     return Proof(str(recipe.grid), num_processes, interruption, result["weights_sha256"], _losses_sha256(directory))
 
 
+def _cadence(recipe: Recipe) -> int:
+    """Return the steps between saves: often enough that a short run, too, is killed with something saved."""
+    facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
+    return max(1, min(5, RunPlan(recipe, facts.num_train).total_steps // 4))
+
+
 def _kill_in_the_middle(command: list[str], directory: Path) -> str:
-    """Start the run and kill -9 all its processes as soon as it has saved something."""
+    """Start the run, kill -9 all its processes as soon as it has saved twice, and say whether that came to pass."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     saved = directory / "checkpoints" / "previous.safetensors"
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while child.poll() is None and not saved.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.002)
+    if child.poll() is not None:
+        return "none: it ended before the kill"
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     _wait_until_free(directory, deadline)
-    return "kill -9 of the whole job"
+    return _KILL
 
 
 def _wait_until_free(directory: Path, deadline: float) -> None:
@@ -141,4 +164,4 @@ def _equal(proofs: list[Proof]) -> bool:
 def _show(proof: Proof, as_json: bool) -> None:
     if not as_json:
         how = f"{proof.processes} process(es)" + ("" if proof.interruption == "none" else f", {proof.interruption}")
-        print(f"{proof.grid:<9} {how:<38} weights {proof.weights_sha256[:24]} losses {proof.losses_sha256[:16]}", flush=True)
+        print(f"{proof.grid:<9} {how:<46} weights {proof.weights_sha256[:24]} losses {proof.losses_sha256[:16]}", flush=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from widestep.errors import Stopped, WorkerLost
 from widestep.plan.runplan import RunPlan
 from widestep.study.store import StudyStore, TrialState
 from widestep.workers.launched import attached_environment
@@ -72,54 +73,74 @@ class Crew:
 
     def __init__(self, store: StudyStore, num_processes: int, device: str) -> None:
         self._store = store
-        self._children: list[subprocess.Popen[bytes]] = []
         self._stopping: signal.Signals | None = None
-        command = [sys.executable, "-m", "widestep", "study", "work", str(store.directory)]
-        gpus = visible_gpus() if device != "cpu" else []
-        for number in range(num_processes):
-            env = {**os.environ, **attached_environment(), "OMP_NUM_THREADS": "1"}
-            if gpus:
-                env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            self._children.append(subprocess.Popen(command, env=env, start_new_session=True))
+        self._lost: str | None = None
+        self._gpus = visible_gpus() if device != "cpu" else []
+        self._children = {number: self._start(number) for number in range(num_processes)}
+
+    def _start(self, number: int) -> "subprocess.Popen[bytes]":
+        env = {**os.environ, **attached_environment(), "OMP_NUM_THREADS": "1"}
+        if self._gpus:
+            env["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+        command = [sys.executable, "-m", "widestep", "study", "work", str(self._store.directory)]
+        return subprocess.Popen(command, env=env, start_new_session=True)
 
     def watch(self, show: Callable[[], None]) -> signal.Signals | None:
         """Wait until all workers have ended, calling `show` every now and then.
 
+        What a worker was doing when it died is recorded as failed, and another takes its place: every death costs at least
+        one trial, so this comes to an end.
+
         Returns
         -------
         The signal that asked to stop, if any.
+
+        Raises
+        ------
+        WorkerLost
+            When workers died before they took a trial, and trials are left.
         """
         handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         before: dict[int, signal._HANDLER] = {number: signal.signal(number, self._stop) for number in handled}
         try:
-            while any(child.poll() is None for child in self._children):
+            while self._children:
+                for number in [number for number, child in self._children.items() if child.poll() is not None]:
+                    if self._settle(self._children.pop(number)) and self._stopping is None:
+                        self._children[number] = self._start(number)
+                        if self._stopping is not None:  # the signal came in between and has missed this one
+                            self._children[number].terminate()
                 show()
                 time.sleep(_POLL_SECONDS)
         finally:
-            for child in self._children:
+            for child in self._children.values():
                 child.kill()
                 child.wait()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        for child in self._children:
-            self._settle(child)
+        if self._lost and self._stopping is None and any(state.runnable for state in self._store.states()):
+            raise WorkerLost(
+                f"A study's worker processes must start. One ended with {self._lost} before it took a trial; mend what it "
+                "says above, then give the same command."
+            )
         return self._stopping
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self._stopping is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._stopping = self._stopping or signal.Signals(number)
-        for child in self._children:
+        for child in self._children.values():
             if child.poll() is None:
                 child.terminate()
 
-    def _settle(self, child: "subprocess.Popen[bytes]") -> None:
-        """Record as failed what a worker was doing when it died."""
-        if child.returncode in (0, 75):
-            return
+    def _settle(self, child: "subprocess.Popen[bytes]") -> bool:
+        """Record as failed what a worker was doing when it died; say whether there was something."""
+        if child.returncode in (0, Stopped.exit_code):
+            return False
         how = signal.Signals(-child.returncode).name if child.returncode < 0 else f"exit code {child.returncode}"
-        for trial in self._store.claimed_by(child.pid):
-            self._store.fail(trial, f"the process that ran it ended with {how}; perhaps out of memory")
+        failed = self._store.fail_claims_of(child.pid, f"the process that ran it ended with {how}; perhaps out of memory")
+        if not failed:
+            self._lost = how
+        return bool(failed)
 
 
 def default_processes(threads: int, device: str) -> int:
@@ -132,6 +153,6 @@ def visible_gpus() -> Sequence[str]:
     """Return the GPUs that may be used, by number, without asking torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [number for number in chosen.split(",") if number.strip() not in ("", "-1")]
+        return [number.strip() for number in chosen.split(",") if number.strip() not in ("", "-1")]
     folder = Path("/proc/driver/nvidia/gpus")
     return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []

@@ -1,15 +1,18 @@
 """A study on disk: its definition, and one directory a trial, claimed by one process at a time."""
 
+import fcntl
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from widestep.errors import StoreError, UsageError
 from widestep.files import explained, write_atomically
+from widestep.plan.recipes import read_text
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.study.study import Study, Trial, parse, to_toml
@@ -31,6 +34,11 @@ class TrialState:
     def finished(self) -> bool:
         """Whether the trial has an outcome (complete or diverged): it is never run again."""
         return self.status in ("complete", "diverged")
+
+    @property
+    def runnable(self) -> bool:
+        """Whether a worker may take the trial up."""
+        return self.status in ("missing", "stopped")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row of `study status --json`."""
@@ -69,17 +77,17 @@ class StudyStore:
         store = cls(directory, study)
         path = directory / "study.toml"
         if path.exists():
-            old = parse(path.read_text(encoding="utf-8"), str(path))
+            old = parse(read_text(path), str(path))
             store._check_same(old)
             if old == study:
                 return store
-        elif directory.exists() and any(directory.iterdir()):
+        with explained(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            foreign = [item for item in directory.iterdir() if not item.name.startswith(".")]  # begun but killed: a dot file
+        if foreign and not path.exists():
             raise UsageError(
                 f"A study's directory is empty or holds a study. {directory} holds other files; choose another."
             )
-        with explained(directory):
-            (directory / "trials").mkdir(parents=True, exist_ok=True)
-            (directory / "claims").mkdir(exist_ok=True)
         write_atomically(path, to_toml(study))
         return store
 
@@ -91,7 +99,7 @@ class StudyStore:
             raise UsageError(
                 f"A study's directory holds study.toml. {directory} does not; start it with `widestep study run`."
             )
-        return cls(directory, parse(path.read_text(encoding="utf-8"), str(path)))
+        return cls(directory, parse(read_text(path), str(path)))
 
     def _check_same(self, old: Study) -> None:
         if old.name != self.study.name:
@@ -99,7 +107,7 @@ class StudyStore:
                 f"{self.directory} holds the study '{old.name}', not '{self.study.name}'. Choose another --out."
             )
         changed = [name for name in ("margin", "level", "claims") if getattr(old, name) != getattr(self.study, name)]
-        if changed and any(StudyStore(self.directory, old).state(trial).finished for trial in old.trials()):
+        if changed and any((self.directory / "trials").glob("*/result.json")):
             raise UsageError(
                 f"What a study is judged by is declared before it runs. {', '.join(changed)} changed although trials in "
                 f"{self.directory} have finished; choose another --out for the new question."
@@ -127,9 +135,7 @@ class StudyStore:
             return TrialState(trial, "running", run.directory)
         failure = run.directory / "failure.json"
         if failure.exists():
-            return TrialState(
-                trial, "failed", run.directory, reason=json.loads(failure.read_text(encoding="utf-8"))["reason"]
-            )
+            return TrialState(trial, "failed", run.directory, reason=_reason(failure))
         return TrialState(trial, "missing" if status is None else "stopped", run.directory)
 
     def states(self) -> list[TrialState]:
@@ -143,67 +149,74 @@ class StudyStore:
 
     def claim(self, trials: Sequence[Trial]) -> list[Trial]:
         """Claim trials for this process and return those that were free."""
-        return [trial for trial in trials if self._claim(trial)]
+        with self._alone():
+            return [trial for trial in trials if self._claim(trial)]
 
     def release(self, trials: Sequence[Trial]) -> None:
-        """Give claims back."""
+        """Give this process's claims back."""
+        mine = _identity(os.getpid())
         for trial in trials:
-            self._claim_path(trial).unlink(missing_ok=True)
+            if self._holder(trial) == mine:
+                self._claim_path(trial).unlink(missing_ok=True)
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """Record that a trial failed and why; its claim is given back."""
-        self.path(trial).mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path(trial) / "failure.json", json.dumps({"reason": reason}) + "\n")
-        if self.run(trial).status() is not None:
-            self.run(trial).set_status("failed")
+        """Record that a trial failed and why; one that has an outcome keeps it. This process's claim is given back."""
+        run = self.run(trial)
+        if not run.finished():
+            run.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.directory / "failure.json", json.dumps({"reason": reason}) + "\n")
+            if run.status() is not None:
+                run.set_status("failed")
         self.release([trial])
 
+    def fail_claims_of(self, process: int, reason: str) -> list[Trial]:
+        """Record as failed what an ended process of this host had claimed, and return it; called by whoever started it."""
+        with self._alone():
+            left = [trial for trial in self.trials if self._left_behind(trial, process)]
+            failed = [trial for trial in left if not self.run(trial).finished()]
+            for trial in left:
+                self.fail(trial, reason)
+                self._claim_path(trial).unlink(missing_ok=True)
+        return failed
+
     def forget_failures(self) -> int:
-        """Make failed trials ready to be tried again; returns how many."""
+        """Make failed trials ready to be tried again; returns how many. A damaged result is kept beside the new one."""
         failed = [state.trial for state in self.states() if state.status == "failed"]
         for trial in failed:
-            (self.path(trial) / "failure.json").unlink(missing_ok=True)
+            run = self.run(trial)
+            (run.directory / "failure.json").unlink(missing_ok=True)
+            result = run.directory / "result.json"
+            if result.exists():
+                run.set_status("failed")
+                result.replace(run.directory / "result.damaged.json")
         return len(failed)
-
-    def claimed_by(self, process: int) -> list[Trial]:
-        """Return the trials that a process of this host has claimed."""
-        holders = {trial.fingerprint: self._holder(trial) for trial in self.trials}
-        mine = {"host": socket.gethostname(), "process": process}
-        return [t for t in self.trials if (held := holders[t.fingerprint]) and mine.items() <= held.items()]
 
     def _claim_path(self, trial: Trial) -> Path:
         return self.directory / "claims" / trial.fingerprint
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process is looking at claims in order to change them."""
+        path = self.directory / "claims" / ".lock"
+        with explained(path):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX)  # freed by the kernel, however this process ends
+                yield
+
     def _claim(self, trial: Trial) -> bool:
-        """Create the claim as a whole or not at all: written aside, then linked to its name, which fails if it exists."""
-        path = self._claim_path(trial)
-        path.parent.mkdir(exist_ok=True)
-        if path.exists() and not self._holder_lives(trial):
-            stale = path.with_name(f"{path.name}.stale.{os.getpid()}")
-            try:
-                path.rename(stale)  # of several who see a dead holder only one succeeds
-            except FileNotFoundError:
-                return False
-            stale.unlink()
-        mine = path.with_name(f"{path.name}.{os.getpid()}")
-        mine.write_text(json.dumps(_identity(os.getpid())), encoding="utf-8")
-        try:
-            os.link(mine, path)
-        except FileExistsError:
+        """Claim a trial that nobody is working on and that has neither an outcome nor failed since we looked."""
+        if not self.state(trial).runnable:
             return False
-        finally:
-            mine.unlink()
-        if self.run(trial).finished():  # somebody brought it to its end between our look and our claim
-            self.release([trial])
-            return False
+        self._claim_path(trial).write_text(json.dumps(_identity(os.getpid())), encoding="utf-8")
         return True
 
     def _holder(self, trial: Trial) -> dict[str, Any] | None:
         try:
             held: dict[str, Any] = json.loads(self._claim_path(trial).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return held if held.keys() == {"host", "process", "started"} else None
+        except (OSError, ValueError, AttributeError):
             return None
-        return held
 
     def _holder_lives(self, trial: Trial) -> bool:
         """Say whether the claim's process is alive; on another host it is taken to be."""
@@ -212,12 +225,24 @@ class StudyStore:
             return False
         return held["host"] != socket.gethostname() or held == _identity(held["process"])
 
+    def _left_behind(self, trial: Trial, process: int) -> bool:
+        held = self._holder(trial)
+        return held is not None and held["process"] == process and not self._holder_lives(trial)
+
+
+def _reason(failure: Path) -> str:
+    try:
+        return str(json.loads(failure.read_text(encoding="utf-8"))["reason"])
+    except (ValueError, TypeError, KeyError):
+        return f"{failure} is damaged"
+
 
 def _identity(process: int) -> dict[str, Any]:
     """Return host, number and start time of a process: a number alone may be used again."""
     try:
         with open(f"/proc/{process}/stat", encoding="utf-8") as file:
-            started = file.read().rpartition(")")[2].split()[19]
+            fields = file.read().rpartition(")")[2].split()
     except OSError:
-        started = "gone"
-    return {"host": socket.gethostname(), "process": process, "started": started}
+        fields = []
+    lives = fields and fields[0] not in "ZX"  # a zombie has ended, though nobody may ever have taken note
+    return {"host": socket.gethostname(), "process": process, "started": fields[19] if lives else "gone"}

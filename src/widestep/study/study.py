@@ -12,10 +12,13 @@ from pydantic import Field, model_validator
 
 from widestep.errors import UsageError
 from widestep.plan import recipes
+from widestep.plan.duration import Duration
 from widestep.plan.fields import Fields, build, perhaps
+from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
 
 Settings = dict[str, Any]
+_ORDERED = (Duration, WorkerGrid, int, float)
 
 
 class Arm(Fields):
@@ -96,6 +99,8 @@ class Study(Fields):
     def _consistent(self) -> "Study":
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(f"The seeds of a study are different numbers of at least 0. Got {self.seeds}.")
+        for arm, spec in self.arms.items():
+            self._check_arm(arm, spec)
         uses = [(f"claim {name}", arm) for name, claim in self.claims.items() for arm in claim.arms]
         uses += [(f"figure {figure.number}", figure.arm) for figure in self.figures]
         for user, arm in uses:
@@ -104,17 +109,42 @@ class Study(Fields):
                 raise UsageError(f"The {user} is about arm '{arm}', but the arms are {known}.{perhaps(arm, self.arms)}")
         for name, claim in self.claims.items():
             self._check_claim(name, claim)
+        numbers = [figure.number for figure in self.figures]
+        if len(set(numbers)) != len(numbers):
+            raise UsageError(f"The figures of a study have different numbers. Got {numbers}.")
         return self
+
+    def _check_arm(self, arm: str, spec: Arm) -> None:
+        if "seed" in {*self.set, *spec.set, *spec.axes}:
+            raise UsageError(
+                f"Every cell runs with the study's seeds, so no arm may set seed. Arm {arm} does; use seeds = [...]."
+            )
+        for axis, values in spec.axes.items():
+            if not values:
+                raise UsageError(f"An axis has at least one value. Axis '{axis}' of arm {arm} is empty.")
+            if axis in spec.set:
+                raise UsageError(
+                    f"A field of an arm is either set or an axis. '{axis}' of arm {arm} is both; leave one out."
+                )
 
     def _check_claim(self, name: str, claim: Claim) -> None:
         for arm in claim.arms:
-            values = self.arms[arm].axes.get(claim.axis)
-            if values is None or len(values) < 2:
+            axes = self.arms[arm].axes
+            values = axes.get(claim.axis, [])
+            if len(values) < 2:
                 raise UsageError(f"Claim {name} compares along '{claim.axis}', so arm {arm} needs two values of that axis.")
-            if claim.between is not None and (len(claim.between) != 2 or any(v not in values for v in claim.between)):
-                raise UsageError(f"Claim {name} compares two values of {values} (arm {arm}). Got {claim.between}.")
-        if claim.test == "optimum-grows" and len(claim.arms) < 2:
-            raise UsageError(f"Claim {name} (optimum-grows) compares arms, so it needs at least two. Got {claim.arms}.")
+            others = ", ".join(axis for axis in axes if axis != claim.axis)
+            if others:
+                raise UsageError(
+                    f"A claim compares along the only axis of its arm. Claim {name} is along '{claim.axis}', but arm {arm} "
+                    f"also varies {others}; give the claim an arm of its own."
+                )
+            if claim.between is not None:
+                _check_between(name, claim, claim.between, values)
+        if claim.test == "optimum-grows" and len(set(claim.arms)) < max(2, len(claim.arms)):
+            raise UsageError(f"Claim {name} (optimum-grows) compares at least two different arms. Got {claim.arms}.")
+        if claim.test != "optimum-grows" and len(claim.arms) > 1:
+            raise UsageError(f"Claim {name} ({claim.test}) compares along one arm. Got {claim.arms}; make a claim of each.")
 
     def cells(self, arm: str) -> "list[Cell]":
         """Return the cells of an arm: every combination of its axes, without seeds."""
@@ -208,21 +238,75 @@ def parse(text: str, what: str = "study") -> Study:
         One sentence for each thing that does not fit.
     """
     study = build(Study, recipes.parse_toml(text, what), what=what, typed=True)
-    for arm in study.arms:
-        study.cells(arm)
+    _check_cells(study)
     return study
 
 
-def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, Any] | None = None) -> Study:
-    """Return the study with only its first `seeds` seeds, or with shared settings changed."""
+def _check_cells(study: Study) -> None:
+    """Build every recipe of the study, and refuse what would only show when its claims are judged."""
+    cells = {arm: study.cells(arm) for arm in study.arms}
+    for arm, found in cells.items():
+        labels: dict[str, str] = {}
+        for cell in found:
+            name = cell.fingerprint(0)
+            if name in labels:
+                raise UsageError(f"The cells of an arm differ. In arm {arm}, '{labels[name]}' and '{cell.label}' do not.")
+            labels[name] = cell.label
+    for name, claim in study.claims.items():
+        value = getattr(cells[claim.arms[0]][0].recipe, claim.axis)
+        if claim.test == "optimum-grows" and (isinstance(value, bool) or not isinstance(value, _ORDERED)):
+            raise UsageError(
+                f"A best value grows along durations, grids or numbers. Claim {name} is along '{claim.axis}', which has "
+                f"{value!r}."
+            )
+
+
+def _check_between(name: str, claim: Claim, between: list[Any], values: list[Any]) -> None:
+    if claim.test not in ("falls", "equivalent"):
+        raise UsageError(f"Only falls and equivalent compare two values. Claim {name} is {claim.test}; leave out between.")
+    if len(between) != 2 or between[0] == between[1] or any(value not in values for value in between):
+        raise UsageError(f"Claim {name} compares two different values of {values}. Got {between}.")
+
+
+def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, str] | None = None) -> Study:
+    """Return the study with only its first `seeds` seeds, or with recipe fields changed in every run.
+
+    Parameters
+    ----------
+    settings
+        Field name -> value as text, as on the command line.
+
+    Raises
+    ------
+    UsageError
+        When there are fewer seeds, a field is unknown or does not fit, or an arm decides it itself.
+    """
     if seeds is not None and not 1 <= seeds <= len(study.seeds):
         raise UsageError(f"The study {study.name} has {len(study.seeds)} seeds; --seeds takes 1 to that many. Got {seeds}.")
     update: dict[str, Any] = {}
     if seeds is not None:
         update["seeds"] = study.seeds[:seeds]
     if settings:
-        update["set"] = {**study.set, **settings}
-    return study.model_copy(update=update)
+        update["set"] = {**study.set, **_shared(study, settings)}
+    found = study.model_copy(update=update)
+    _check_cells(found)
+    return found
+
+
+def _shared(study: Study, settings: Mapping[str, str]) -> Settings:
+    """Turn text into the values that a study file would hold."""
+    if "seed" in settings:
+        raise UsageError(f"Every cell runs with the study's seeds: {study.seeds}. --seed cannot be given; choose --seeds.")
+    for arm, spec in study.arms.items():
+        for name in settings:
+            if name in spec.set or name in spec.axes:
+                raise UsageError(
+                    f"What is changed in every run must be left open by every arm. Arm {arm} of study {study.name} decides "
+                    f"{name} itself; edit a copy of the study's file."
+                )
+    base = recipes.load(study.recipe).recipe
+    values = recipes.changed(recipes.changed(base, study.set, typed=True), settings).values()
+    return {name: "none" if values[name] is None else values[name] for name in settings}
 
 
 def to_toml(study: Study) -> str:
@@ -234,7 +318,7 @@ def to_toml(study: Study) -> str:
         lines += ["", "[set]", *(f"{key} = {_toml(value)}" for key, value in tables["set"].items())]
     for kind in ("arms", "claims"):
         for name, table in tables.get(kind, {}).items():
-            lines += ["", f"[{kind}.{json.dumps(name)}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+            lines += ["", f"[{kind}.{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
     for figure in tables.get("figures", []):
         lines += ["", "[[figures]]", *(f"{key} = {_toml(value)}" for key, value in figure.items())]
     return "\n".join(lines) + "\n"
@@ -242,10 +326,10 @@ def to_toml(study: Study) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _folder() -> Any:

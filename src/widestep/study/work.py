@@ -41,7 +41,7 @@ def work(store: StudyStore, execute: Execute) -> int:
 
 
 def _claim_next(store: StudyStore) -> list[Trial]:
-    free = [state.trial for state in store.states() if state.status in ("missing", "stopped")]
+    free = [state.trial for state in store.states() if state.runnable]
     for stack in stacks(free, store):
         claimed = store.claim(stack)
         if claimed:
@@ -59,7 +59,7 @@ def _run(store: StudyStore, stack: Sequence[Trial], execute: Execute) -> int:
             name = "" if isinstance(error, WidestepError) else f"{type(error).__name__}: "
             store.fail(stack[0], f"{name}{error}")
             return 0
-        return sum(_run(store, [trial], execute) for trial in stack if not store.run(trial).finished())
+        return sum(1 if store.run(trial).finished() else _run(store, [trial], execute) for trial in stack)
     return len(stack)
 
 

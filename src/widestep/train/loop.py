@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from widestep.errors import Stopped, UsageError
+from widestep.errors import Stopped, UsageError, WidestepError
 from widestep.optim.build import applied
 from widestep.plan.execution import Execution
 from widestep.plan.runplan import RunPlan
@@ -73,6 +73,13 @@ def train(
     session = open_session(runs, execution, world, stop or StopRequest())
     try:
         return _Loop(session, watcher).run()
+    except Stopped:
+        raise
+    except WidestepError as error:
+        for member in session.members:
+            if world.is_first and not member.run.finished():
+                member.fail(error)
+        raise
     finally:
         session.close()
 

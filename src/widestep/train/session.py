@@ -42,6 +42,13 @@ class Member:
     interruptions: int = 0
     board: Board | None = None
 
+    def fail(self, error: WidestepError) -> None:
+        """Leave word of an error that ends the run for now; the same command tries again."""
+        with contextlib.suppress(WidestepError):  # on a full disk the error itself must do
+            self.run.log(f"failed: {error}")
+            self.run.event("failed", step=self.state.tally.step, reason=str(error))
+            self.run.set_status("failed")
+
 
 @dataclass
 class Session:
@@ -117,27 +124,9 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
         As their names say; every process ends with the same exit code.
     """
     recipe = runs[0].recipe
-    _check_stack(runs)
     make_deterministic(recipe.threads)
     keep_freed_memory()
-    device = choose_device(execution.device, world.local_process)
-    source = open_source(
-        recipe.data,
-        augment=recipe.augment,
-        image_size=recipe.image_size,
-        train_images=recipe.train_images,
-        num_threads=execution.loader_threads,
-    )
-    facts = source.facts
-    assert facts.image_shape is not None
-    model = build_model(
-        recipe.model,
-        num_classes=facts.num_classes,
-        image_shape=facts.image_shape,
-        num_slots=recipe.stack,
-        dropout=recipe.dropout,
-    ).to(device)
-    members = [Member(run, TrainState(model, run.recipe.slot, RunPlan(run.recipe, facts.num_train))) for run in runs]
+    device, source, model, members = world.agreed(lambda: _prepared(runs, execution, world.local_process))
     plan_of_slot = {member.state.slot: member.state.plan for member in members}
     plans = [plan_of_slot.get(slot, members[0].state.plan) for slot in range(recipe.stack)]
     placement = Placement(recipe.grid.num_workers, recipe.workers_per_forward, world.num_processes)
@@ -165,6 +154,39 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
     return session
 
 
+def _prepared(
+    runs: Sequence[Run], execution: Execution, local_process: int
+) -> tuple[torch.device, ImageSource, StackedModel, list[Member]]:
+    """Make what needs no directory: whatever is wrong with a recipe or its data shows before anything is written."""
+    recipe = runs[0].recipe
+    _check_stack(runs)
+    device = choose_device(execution.device, local_process)
+    source = open_source(
+        recipe.data,
+        augment=recipe.augment,
+        image_size=recipe.image_size,
+        train_images=recipe.train_images,
+        num_threads=execution.loader_threads,
+    )
+    facts = source.facts
+    assert facts.image_shape is not None
+    try:
+        plans = [RunPlan(run.recipe, facts.num_train) for run in runs]
+        _ = [plan.total_steps for plan in plans]  # an epoch without a step is an error that must show now
+        model = build_model(
+            recipe.model,
+            num_classes=facts.num_classes,
+            image_shape=facts.image_shape,
+            num_slots=recipe.stack,
+            dropout=recipe.dropout,
+        ).to(device)
+    except WidestepError:
+        source.close()
+        raise
+    members = [Member(run, TrainState(model, run.recipe.slot, plan)) for run, plan in zip(runs, plans, strict=True)]
+    return device, source, model, members
+
+
 def describe_environment(source: ImageSource, device: torch.device, world: World, num_threads: int) -> dict[str, Any]:
     """Return what goes into environment.json."""
     return {
@@ -189,15 +211,13 @@ def _check_stack(runs: Sequence[Run]) -> None:
 
 def _begin(session: Session, facts: dict[str, Any]) -> None:
     """Lock the directories and restore what was saved, on process 0; hand the states to the others."""
-    failure: WidestepError | None = None
-    if session.world.is_first:
-        try:
-            for member in session.members:
-                _begin_member(member, facts, session.execution)
-        except WidestepError as error:
-            failure = error
+
+    def begin() -> None:
+        for member in session.members if session.world.is_first else ():
+            _begin_member(member, facts, session.execution)
+
     try:
-        session.world.agree(failure)
+        session.world.agreed(begin)
     except WidestepError:
         session.close()
         raise
@@ -207,8 +227,16 @@ def _begin(session: Session, facts: dict[str, Any]) -> None:
 
 
 def _begin_member(member: Member, facts: dict[str, Any], execution: Execution) -> None:
+    member.run.open(facts)
+    try:
+        _continue_member(member, facts, execution)
+    except WidestepError as error:
+        member.fail(error)
+        raise
+
+
+def _continue_member(member: Member, facts: dict[str, Any], execution: Execution) -> None:
     run = member.run
-    run.open(facts)
     _check_data(run, facts)
     saved = checkpoint.read_last(run.checkpoints)
     lengths = {}

@@ -57,8 +57,8 @@ class StepGradients:
     of_slot
         Loss and gradient norm of each run.
     finite
-        Whether loss, gradient and batch statistics of each run are all finite: only then may the run take the step (statement
-        W7). A variance can overflow while loss and gradient do not.
+        Whether loss, gradient and batch statistics of each run are all finite: only then may the run take the step
+        (statement W7). A variance can overflow while loss and gradient do not.
     stop_requested
         Whether some process was asked to stop.
     """
@@ -143,10 +143,8 @@ class GradientEngine:
 
     def _leaves(self, batch_of: BatchOf) -> Iterator[tuple[int, Tensor]]:
         stop = torch.tensor([float(self._stop_requested())])
-        if (
-            self.world.num_processes > self.placement.num_blocks
-        ):  # a process without a block has no leaf to carry its request
-            stop = self.world.merged(stop)
+        if self.world.num_processes > self.placement.num_blocks:
+            stop = self.world.merged(stop)  # a process without a block has no leaf that could carry its request
         for block in self.placement.blocks(self.world.process):
             leaf = self._leaf(self.placement.workers(block), batch_of)
             leaf[:, -1] = stop.item()

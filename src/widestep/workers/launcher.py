@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from widestep.errors import WorkerLost
+from widestep.errors import Stopped, WorkerLost
 from widestep.workers.launched import child_environment
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -24,12 +24,14 @@ def run_processes(arguments: Sequence[str], num_processes: int) -> int:
 
     Returns
     -------
-    0 when all ended well, otherwise the exit code of the process that failed first.
+    0 when all ended well, otherwise the exit code of a process that failed by itself: losing another one comes after that.
 
     Raises
     ------
     WorkerLost
         When a process was killed by a signal.
+    Stopped
+        When that signal was one we passed on, and the process had not begun yet.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind(("127.0.0.1", 0))
@@ -45,17 +47,19 @@ def run_processes(arguments: Sequence[str], num_processes: int) -> int:
             )
             for process in range(num_processes)
         ]
-    previous = {number: signal.signal(number, _forwarding(children)) for number in FORWARDED}
+    forwarded: set[int] = set()
+    previous = {number: signal.signal(number, _forwarding(children, forwarded)) for number in FORWARDED}
     try:
-        return _see_through(children)
+        return _see_through(children, forwarded)
     finally:
         _end(children)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _forwarding(children: Sequence["subprocess.Popen[bytes]"]) -> "signal._HANDLER":
+def _forwarding(children: Sequence["subprocess.Popen[bytes]"], forwarded: set[int]) -> "signal._HANDLER":
     def forward(number: int, _frame: FrameType | None) -> None:
+        forwarded.add(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
@@ -63,21 +67,23 @@ def _forwarding(children: Sequence["subprocess.Popen[bytes]"]) -> "signal._HANDL
     return forward
 
 
-def _see_through(children: Sequence["subprocess.Popen[bytes]"]) -> int:
-    while True:
-        for process, child in enumerate(children):
-            code = child.poll()
-            if code:
-                _let_finish(children)
-                if code < 0:
-                    raise WorkerLost(
-                        f"All processes of a job must live. Process {process} of {len(children)} was ended by "
-                        f"{signal.Signals(-code).name}; the same command continues from the last checkpoint."
-                    )
-                return code
+def _see_through(children: Sequence["subprocess.Popen[bytes]"], forwarded: set[int]) -> int:
+    while not any(child.poll() for child in children):
         if all(child.poll() == 0 for child in children):
             return 0
         time.sleep(0.02)
+    _let_finish(children)
+    failed = [(process, child.returncode) for process, child in enumerate(children) if child.returncode]
+    process, code = next((one for one in failed if one[1] != WorkerLost.exit_code), failed[0])
+    if code > 0:
+        return code
+    name = signal.Signals(-code).name
+    if -code in forwarded:
+        raise Stopped(f"Stopped by {name} before training began; the same command goes on from the last checkpoint.")
+    raise WorkerLost(
+        f"All processes of a job must live. Process {process} of {len(children)} was ended by {name}; the same command "
+        "continues from the last checkpoint."
+    )
 
 
 def _let_finish(children: Sequence["subprocess.Popen[bytes]"]) -> None:

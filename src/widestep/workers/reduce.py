@@ -43,10 +43,12 @@ def sum_over_processes(
         sent[:, row] = padded.view(world.num_processes, chunk)
     counts = [len(held) * chunk for held in nodes]
     received = torch.empty(sum(counts))
-    dist.all_to_all_single(received, sent.flatten(), counts, [sent[0].numel()] * world.num_processes)
+    with world.contact():
+        dist.all_to_all_single(received, sent.flatten(), counts, [sent[0].numel()] * world.num_processes)
     rows = received.view(-1, chunk)
     everyone = [node for held in nodes for node in held]
     mine = finish(dict(zip(everyone, rows, strict=True)), placement.num_blocks)
     whole = torch.empty(world.num_processes * chunk)
-    _all_gather(whole, mine.contiguous())
+    with world.contact():
+        _all_gather(whole, mine.contiguous())
     return whole[:length].view(shape).to(world.device)

@@ -4,20 +4,24 @@ Only this module and `reduce` use torch.distributed. Nothing is pickled: what is
 """
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from widestep.errors import EnvironmentFault, WidestepError
+from widestep.errors import EnvironmentFault, WidestepError, WorkerLost
 from widestep.workers.launched import Launch
+
+Value = TypeVar("Value")
 
 
 class AgreedFailure(WidestepError):
-    """Process 0 cannot go on and has said why; the other processes end quietly with its exit code."""
+    """Another process cannot go on and says why; this one ends quietly with its exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__()
@@ -79,7 +83,8 @@ class World:
         if self.num_processes == 1:
             return values
         merged = values.cpu()
-        dist.all_reduce(merged)
+        with self.contact():
+            dist.all_reduce(merged)
         return merged.to(values.device)
 
     def broadcast(self, tensor: Tensor) -> None:
@@ -87,7 +92,8 @@ class World:
         if self.num_processes == 1:
             return
         held = tensor.cpu()
-        dist.broadcast(held, src=0)
+        with self.contact():
+            dist.broadcast(held, src=0)
         tensor.copy_(held)
 
     def broadcast_json(self, value: Any) -> Any:
@@ -96,24 +102,52 @@ class World:
             return value
         text = json.dumps(value).encode() if self.is_first else b""
         length = torch.tensor([len(text)])
-        dist.broadcast(length, src=0)
+        self.broadcast(length)
         held = torch.tensor(list(text), dtype=torch.uint8) if self.is_first else torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(held, src=0)
+        self.broadcast(held)
         return json.loads(bytes(held.tolist()))
 
-    def agree(self, failure: WidestepError | None) -> None:
-        """Let process 0 say whether it can go on; if not, it raises its own error and the others end with its exit code.
+    def agreed(self, action: Callable[[], Value]) -> Value:
+        """Do something that every process must manage before any goes on, and return this process's value.
 
         Raises
         ------
         WidestepError
-            On every process when `failure` is given on process 0.
+            On every process when the action raised one on some: the first of those raises its own, so that the reason is
+            told once, the others end with its exit code.
         """
-        code = self.broadcast_json(failure.exit_code if failure else None)
+        failure: WidestepError | None = None
+        try:
+            value = action()
+        except WidestepError as error:
+            failure = error
+        codes = torch.zeros(self.num_processes)
+        codes[self.process] = failure.exit_code if failure else 0
+        codes = self.merged(codes)
+        failed = codes.nonzero().flatten().tolist()
+        if failed and failed[0] != self.process:
+            raise AgreedFailure(int(codes[failed[0]]))
         if failure is not None:
             raise failure
-        if code is not None:
-            raise AgreedFailure(code)
+        return value
+
+    @contextmanager
+    def contact(self) -> Iterator[None]:
+        """Explain a connection that breaks, which torch reports as a RuntimeError.
+
+        Raises
+        ------
+        WorkerLost
+            When another process ended or does not answer.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            cause = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
+            raise WorkerLost(
+                f"All {self.num_processes} processes of a job must live. Process {self.process} lost another one ({cause}); "
+                "see what that one said."
+            ) from error
 
     def close(self) -> None:
         """Leave the job."""
@@ -123,7 +157,8 @@ class World:
     def part(self) -> None:
         """Wait for all processes before leaving, so that nobody hangs up on somebody who is still reading."""
         if dist.is_initialized():
-            dist.barrier()
+            with self.contact():
+                dist.barrier()
 
     def __enter__(self) -> "World":
         return self
