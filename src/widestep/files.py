@@ -109,6 +109,12 @@ class LineFile:
             self._file.flush()
             return self._file.tell()
 
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        with explained(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Flush and close."""
         with explained(self.path):

@@ -261,7 +261,9 @@ def test_a_best_value_grows_along_an_order(parsed):
     grows = ('"worst"\narms = ["warm"]', '"optimum-grows"\narms = ["warm", "other"]')
     parsed(("[claims.worst]", arms % 'warmup = ["0ep", "2ep"]'), grows)
     rules = ('{ warmup = ["0ep", "2ep", "4ep"] }', '{ scaling = ["linear", "none"] }')
-    with pytest.raises(UsageError, match=r"along durations, grids or numbers. Claim worst is along 'scaling', which has 'lin"):
+    with pytest.raises(
+        UsageError, match=r"along durations, grids or numbers. Claim worst is along 'scaling', which has 'lin"
+    ):
         parsed(
             ("[claims.worst]", arms % 'scaling = ["linear", "none"]'), grows, rules, ('axis = "warmup"', 'axis = "scaling"')
         )
@@ -270,7 +272,10 @@ def test_a_best_value_grows_along_an_order(parsed):
 @pytest.mark.parametrize(
     ("figure", "sentence"),
     [
-        ('kind = "curves"\narm = "warn"', "The figure 1 is about arm 'warn', but the arms are warm. Perhaps you meant 'warm'."),
+        (
+            'kind = "curves"\narm = "warn"',
+            "The figure 1 is about arm 'warn', but the arms are warm. Perhaps you meant 'warm'.",
+        ),
         ('kind = "curve"\narm = "warm"', "figures.0.kind (in the study): "),
         ('kind = "curves"', "figures.0.arm (in the study): "),
         (
@@ -314,7 +319,9 @@ def test_a_file_that_cannot_be_read(tmp_path, content):  # faults 85, 87
 
 
 def test_no_such_study():
-    with pytest.raises(UsageError, match=r"one of poster, poster-digits, or a TOML file\. Got 'poster-digit'\. Perhaps you me"):
+    with pytest.raises(
+        UsageError, match=r"one of poster, poster-digits, or a TOML file\. Got 'poster-digit'\. Perhaps you me"
+    ):
         source_text("poster-digit")
 
 

@@ -245,5 +245,5 @@ def test_a_full_disk_hides_no_error(small: Make, train_one: Make, monkeypatch: p
         return first_step(engine, *arguments)
 
     monkeypatch.setattr(GradientEngine, "gradients", then_full)
-    with pytest.raises(EnvironmentFault, match=r"last\.safetensors could not be written: No space left on device"):
+    with pytest.raises(EnvironmentFault, match="No space left on device"):
         train_one(tmp_path / "run", small(), checkpoint_every="1st")

@@ -2,37 +2,41 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Literal
 
+from widestep.errors import UsageError
 from widestep.records.run import open_existing
 
 
-def evaluate(
-    run: Path, *, weights: Literal["final", "best", "last"] = "final", data: str | None = None, json: bool = False
-) -> int:
-    """Evaluate a run's weights on its validation images: exact integer counts.
+def evaluate(checkpoint: Path, *, data: str | None = None, json: bool = False) -> int:
+    """Evaluate the weights of a checkpoint on its run's validation images, or on other data: exact integer counts.
 
-    Examples:
+    For example:
       widestep eval runs/digits
-      widestep eval runs/digits --weights best --json
+      widestep eval runs/digits/checkpoints/best.safetensors --json
+      widestep eval runs/photos --data folder:/data/other
 
     Parameters
     ----------
-    run
-        Directory of the run.
-    weights
-        Which of its checkpoints.
+    checkpoint
+        A run's directory (its final weights), or one of the files in its checkpoints.
     data
-        Another data set, for example folder:PATH.
+        Evaluate on this data set instead of the recipe's.
     json
-        Print as JSON.
+        Print as JSON: the run's result with what was found here.
     """
+    if checkpoint.suffix == ".safetensors" and checkpoint.parent.name == "checkpoints":
+        run, path = open_existing(checkpoint.parent.parent), checkpoint
+    elif checkpoint.is_dir():
+        run = open_existing(checkpoint)
+        path = run.checkpoints / "final.safetensors"
+    else:
+        raise UsageError(f"What is evaluated is a run's directory or a file in its checkpoints. Got {checkpoint}.")
     from widestep.train.assess import assess
 
-    opened = open_existing(run)
-    found = assess(opened, weights, data)
+    found = assess(run, path, data)
     if json:
-        print(json_module.dumps(found))
+        result = run.result()
+        print(json_module.dumps({**(result.as_dict() if result else {}), **found}, indent=2))
         return 0
     print(f"{100 * found['val_accuracy']:.2f} % of {found['val_images']:,} validation images ({found['val_correct']:,})")
     print(f"loss       {found['val_loss']}")

@@ -17,7 +17,7 @@ def lr(
 ) -> int:
     """Print or plot the learning rate of a recipe at every step, without training.
 
-    Examples:
+    For example:
       widestep lr --recipe poster --grid 40x6x128 --warmup 10ep --steps 0:5
       widestep lr --recipe digits --grid 40x1x8 --plot rate.svg
       widestep lr --recipe poster --json

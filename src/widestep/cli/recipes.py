@@ -8,7 +8,11 @@ from widestep.plan.recipe import Recipe
 
 
 def list_() -> int:
-    """List the shipped recipes."""
+    """List the shipped recipes.
+
+    For example:
+      widestep recipes list
+    """
     for name in recipes.names():
         print(f"{name:<14} {recipes.load(name).about['summary']}")
     return 0
@@ -17,7 +21,7 @@ def list_() -> int:
 def show_(name: str, *, json: bool = False) -> int:
     """Show all fields of a recipe, where they come from and what was verified.
 
-    Examples:
+    For example:
       widestep recipes show poster
       widestep recipes show digits --json
 
@@ -41,7 +45,11 @@ def show_(name: str, *, json: bool = False) -> int:
 
 
 def fields_() -> int:
-    """Explain every field: those of the recipe decide the weights, those of the execution do not."""
+    """Explain every field: those of the recipe decide the weights, those of the execution do not.
+
+    For example:
+      widestep recipes fields
+    """
     for title, model in (("Recipe (decides the weights)", Recipe), ("Execution (must not)", Execution)):
         print(f"{title}:")
         for name, field in model.model_fields.items():

@@ -8,7 +8,7 @@ from widestep.errors import UsageError
 def report(directories: list[Path], *, out: Path | None = None) -> int:
     """Make the report of a study's directory, or of one or more run directories.
 
-    Examples:
+    For example:
       widestep report studies/poster-digits
       widestep report runs/one runs/two --out comparison
 

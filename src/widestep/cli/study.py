@@ -35,7 +35,7 @@ def run(
 ) -> int:
     """Run what is missing of a study, then report. The same command again goes on where it stopped.
 
-    Examples:
+    For example:
       widestep study run poster-digits
       widestep study run my-study.toml --seeds 6 --jobs 2
       widestep study run poster --data folder:/data/imagenet
@@ -74,7 +74,7 @@ def plan(
 ) -> int:
     """Show a study's trials, steps and predicted time; write nothing and start nothing.
 
-    Examples:
+    For example:
       widestep study plan poster-digits
       widestep study plan poster --images-per-second 80000
 
@@ -123,7 +123,7 @@ def plan(
 def status(directory: Path = Path("studies/poster-digits"), *, json: bool = False) -> int:
     """Show the state of every trial of a study, with reason and directory.
 
-    Examples:
+    For example:
       widestep study status studies/poster-digits
       widestep study status studies/poster-digits --json
 
@@ -154,7 +154,7 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
 def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None, report: bool = True) -> int:
     """Try the failed trials of a study again, and whatever else is left of it.
 
-    Examples:
+    For example:
       widestep study retry studies/poster-digits
 
     Parameters
@@ -173,7 +173,7 @@ def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None =
 def work(directory: Path) -> int:
     """Join a study as one more worker process: run trials that nobody has claimed until none is left.
 
-    Examples:
+    For example:
       widestep study work studies/poster-digits
 
     Parameters
@@ -181,6 +181,7 @@ def work(directory: Path) -> int:
     directory
         Directory of a study that was started with `widestep study run`.
     """
+    store = StudyStore.open(directory)
     from widestep.cli.console import SilentWatcher
     from widestep.plan.cadence import Cadence
     from widestep.plan.execution import Execution
@@ -189,7 +190,6 @@ def work(directory: Path) -> int:
     from widestep.train.stop import StopRequest
     from widestep.workers.world import World
 
-    store = StudyStore.open(directory)
     stop = StopRequest()
     stop.install()
     execution = Execution(device=store.study.device, tensorboard=False, checkpoint_every=Cadence(10, "s"))

@@ -21,7 +21,7 @@ def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False,
     --seed 1 --processes 2 --out DIR; `widestep recipes fields` explains them all.
     Under torchrun, srun, jsrun or mpirun the command joins that launch instead.
 
-    Examples:
+    For example:
       widestep train --recipe digits --grid 40x1x8 --warmup 4ep
       widestep train --recipe digits --processes 2 --out runs/two
       widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st

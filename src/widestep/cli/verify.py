@@ -45,7 +45,7 @@ def verify(
 ) -> int:
     """Train a small recipe on 1, 2 and 3 processes and once with a kill, and compare the weights to the byte.
 
-    Examples:
+    For example:
       widestep verify
       widestep verify --recipe digits --grid 10x1x8 --epochs 60st --processes 1,4
       widestep verify --json

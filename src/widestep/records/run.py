@@ -121,8 +121,15 @@ class Run:
             if self._files["epochs.csv"].length() == 0:
                 self._files["epochs.csv"].append(",".join(EPOCH_COLUMNS))
 
+    def flush_records(self) -> None:
+        """Let readers see what was recorded so far."""
+        for file in self._files.values():
+            file.length()
+
     def record_lengths(self) -> dict[str, int]:
-        """Flush the record files and return their lengths in bytes, for a checkpoint."""
+        """Make the record files durable and return their lengths in bytes: a checkpoint must never be ahead of them."""
+        for file in self._files.values():
+            file.sync()
         return {name: file.length() for name, file in self._files.items()}
 
     def metrics(self, record: Mapping[str, Any]) -> None:

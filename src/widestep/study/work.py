@@ -92,6 +92,6 @@ def saved_step(store: StudyStore, trial: Trial) -> int:
             try:
                 with safe_open(path, "np") as file:
                     return int(json.loads(file.metadata()["facts"])["tally"]["step"])
-            except (SafetensorError, KeyError, ValueError, OSError):
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError):
                 continue
     return 0

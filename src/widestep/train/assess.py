@@ -1,5 +1,6 @@
 """Evaluate a checkpoint exactly as training did."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from widestep.train.state import weights_sha256
 from widestep.workers.world import World
 
 
-def assess(run: Run, weights: str, data: str | None = None) -> dict[str, Any]:
+def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     """Evaluate the weights of a run's checkpoint on the CPU.
 
     Parameters
     ----------
-    weights
-        "final", "best" or "last".
+    path
+        The checkpoint: `final` or `best` (weights), `last` or `previous` (weights with the optimizer's state).
     data
         A data set to evaluate on instead of the recipe's.
 
@@ -37,12 +38,11 @@ def assess(run: Run, weights: str, data: str | None = None) -> dict[str, Any]:
         When the checkpoint is missing, damaged, or does not fit the model.
     """
     recipe = run.recipe
-    path = run.checkpoints / f"{weights}.safetensors"
     if not path.exists():
         raise StoreError(f"A checkpoint to evaluate must exist. {path} does not; the run is {run.status()}.")
-    tensors, _ = checkpoint.read(path)
-    if weights == "last":
-        tensors = {n.removeprefix("weights/"): tensor for n, tensor in tensors.items() if n.startswith("weights/")}
+    tensors, facts = checkpoint.read(path)
+    if "tally" in facts:
+        tensors = {name.removeprefix("weights/"): held for name, held in tensors.items() if name.startswith("weights/")}
     make_deterministic(recipe.threads)
     size = None if data and not data.startswith("folder:") else recipe.image_size
     drawn = recipe.train_images if data is None else None

@@ -208,7 +208,7 @@ class _Loop:
             tally.epoch_loss, tally.epoch_images = 0.0, 0
             if self.session.world.is_first:
                 member.run.epoch(row)
-                member.run.record_lengths()
+                member.run.flush_records()
                 if member.board is not None:
                     member.board.epoch(step, found.accuracy, found.finite_loss)
         self.evaluations = evaluations
@@ -263,7 +263,7 @@ class _Loop:
         self._save_best(member)
         facts = {"recipe": run.recipe.fingerprint, "step": state.tally.step, "sha256_of_weights": result.weights_sha256}
         checkpoint.write(run.checkpoints / "final.safetensors", state.weights(), facts)
-        run.record_lengths()
+        run.flush_records()
         if result.reason:
             run.log(f"diverged: {result.reason}")
         run.event(status, step=state.tally.step)
