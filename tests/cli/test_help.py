@@ -1,6 +1,7 @@
 """Help: every command has it, on a screen, with examples that are commands of this program."""
 
 import itertools
+import re
 import shlex
 
 import pytest
@@ -63,13 +64,12 @@ def test_help_has_examples_of_this_command(say, command):
 
 
 @pytest.mark.parametrize("command", LEAVES, ids=" ".join)
-def test_help_explains_every_option(say, command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+def test_help_explains_every_option(say, command):
     text = say(" ".join((*command, "--help"))).stdout
-    rows = [line.strip("│ *").split("  ", 1) for line in text.splitlines() if line.startswith("│")]
-    for name, *explained in rows:
-        assert explained, name
-        assert explained[0].strip()[0].isupper(), name
+    rows = re.findall(r"^│ (?:\*  )?(\S.*?)(?:  +(\S.*?))? *│$", text, flags=re.MULTILINE)
+    assert rows or command == ("recipes", "list") or command == ("recipes", "fields")
+    for name, explained in rows:
+        assert explained[:1].isupper(), name
 
 
 def test_the_fields_in_examples_exist(say):

@@ -1,4 +1,4 @@
-"""What every scaling rule keeps to, whichever are added: the identity at its reference, and peaks that grow with the grid."""
+"""What every scaling rule keeps to, whichever is added: identity at its reference, and peaks that grow with the grid."""
 
 from typing import get_args
 

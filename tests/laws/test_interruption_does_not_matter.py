@@ -82,6 +82,7 @@ def test_a_killed_run_goes_on_with_other_processes(
     resume = trained_here if after == 1 else trained
     assert resume(directory, {**FIELDS, **EXECUTION}, processes=after) == expected
     assert expected.steps == list(range(168))  # each step once
+    assert not list(directory.rglob("*.tmp")), "what the kill left half written is cleared"
     events = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
     assert [(event["event"], event["processes"]) for event in events[:2]] == [("started", before), ("resumed", after)]
     assert events[1]["step"] > 0

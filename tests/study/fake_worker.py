@@ -1,6 +1,6 @@
 """Stands in for `widestep study work DIRECTORY` under a crew: its fate is in the file `fate` beside the study.
 
-The fate maps fingerprints to what happens to the worker that takes the trial: a signal's number, or an exit code as text. The
+The fate maps fingerprints to what befalls the worker that takes the trial: a signal's number, or an exit code as text. The
 key "start" is for before it takes one. Every start becomes a line of the file `starts`: the worker's GPUs.
 """
 

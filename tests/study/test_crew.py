@@ -1,4 +1,4 @@
-"""The processes of a study on this machine: how many, on which devices, how far they are, and what remains of one that dies."""
+"""The processes of a study on this machine: how many, on which devices, how far, and what remains of one that dies."""
 
 import json
 import os

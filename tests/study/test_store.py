@@ -54,7 +54,7 @@ def test_other_files_are_not_touched(make, tmp_path):
 
 def test_a_file_is_no_directory(make, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(EnvironmentFault, match="thesis.tex"):
+    with pytest.raises(EnvironmentFault, match=r"thesis\.tex"):
         make(directory=tmp_path / "thesis.tex")
 
 

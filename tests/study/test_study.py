@@ -59,7 +59,7 @@ def test_shipped_studies():
     [
         # warmup 5ep is baseline's 10 and 40 nodes; scaling's per-worker at 40 nodes is warmup 10ep: 15 - 3
         ("poster", {"baseline": 5, "warmup-7680": 4, "warmup-30720": 4, "scaling-30720": 2}, 6, 12),
-        # warmup 2ep at 10 and at 40 workers is baseline's and scaling's linear: 18 - 4 on the recipe digits, 4 on digits-iter
+        # warmup 2ep at 10 and 40 workers is baseline's and scaling's linear: 18 - 4 of the recipe digits, 4 of digits-iter
         (
             "poster-digits",
             {"baseline": 5, "warmup-10": 4, "warmup-40": 4, "scaling-40": 3, "scaling-10": 2, "digits-iter": 4},
@@ -215,7 +215,7 @@ def test_seeds_arms_and_axes(parsed, old, new, sentence):
         ('["warm"]', '["worm"]', "The claim worst is about arm 'worm', but the arms are warm. Perhaps you meant 'warm'."),
         ('["warm"]', "[]", "claims.worst.arms (in the study): "),
         ('"worst"\narms', '"best"\narms', "claims.worst.test (in the study): "),
-        ('axis = "warmup"', 'axis = "grid"', "Claim worst compares along 'grid', so arm warm needs two values of that axis."),
+        ('axis = "warmup"', 'axis = "grid"', "Claim worst compares along 'grid', so arm warm needs two values"),
         (
             'axis = "warmup"',
             'axis = "warmup"\nbetween = ["0ep", "2ep"]',
@@ -246,7 +246,7 @@ def test_seeds_arms_and_axes(parsed, old, new, sentence):
         (
             "axes = {",
             "axes = { zero_gamma = [false, true],",
-            "A claim compares along the only axis of its arm. Claim worst is along 'warmup', but arm warm also varies zero_gamma",
+            "A claim compares along the only axis of its arm. Claim worst is along 'warmup', but arm warm also varies",
         ),
     ],
 )  # fmt: skip

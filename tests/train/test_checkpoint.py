@@ -41,6 +41,13 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert same(load_file(tmp_path / "a.safetensors"), some_tensors())  # as anybody else reads it
 
 
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    for number in range(8):
+        facts = dict(sorted(FACTS.items(), reverse=number % 2 == 1))
+        checkpoint.write(tmp_path / f"{number}.safetensors", some_tensors(), facts)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_tensors_that_are_views_are_written_alone(tmp_path: Path) -> None:
     """A slot's weights share memory with the whole stack."""
     stack = torch.arange(12.0).view(6, 2)

@@ -71,7 +71,7 @@ MOMENTS = {
     "before the first state is written": (checkpoint, "write", 1, is_last),
     "between the renames of a save": (checkpoint, "write", 2, is_last),
     "before the best weights are written": (checkpoint, "write", 1, lambda path, *_: path.name == "best.safetensors"),
-    "with a file half written": (os, "fsync", 11),
+    "with a state written but not in its place": (Path, "replace", 2, lambda path, *_: path.name.startswith(".last")),
     "before the final weights": (checkpoint, "write", 1, lambda path, *_: path.name == "final.safetensors"),
     "before the result": (Run, "finish", 1),
     "between result and status": (Run, "set_status", 2),
@@ -245,5 +245,5 @@ def test_a_full_disk_hides_no_error(small: Make, train_one: Make, monkeypatch: p
         return first_step(engine, *arguments)
 
     monkeypatch.setattr(GradientEngine, "gradients", then_full)
-    with pytest.raises(EnvironmentFault, match="No space left on device"):
+    with pytest.raises(EnvironmentFault, match=r"metrics\.jsonl: No space left on device"):
         train_one(tmp_path / "run", small(), checkpoint_every="1st")

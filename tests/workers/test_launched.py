@@ -100,6 +100,7 @@ def test_srun_step_on_one_host() -> None:
 
 def test_batch_shell_is_no_launch() -> None:
     assert detect(BATCH_SHELL) is None
+    assert detect({**BATCH_SHELL, "SLURM_STEP_NUM_TASKS": "8"}) is None  # as a user may export it
     assert detect(LSF) is None
 
 

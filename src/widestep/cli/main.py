@@ -20,6 +20,7 @@ app = App(
     help="Train image classifiers with very wide optimizer steps: the same bytes on any number of processes.",
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 app.command("widestep.cli.train:train", name="train", help="Train one recipe into one run directory, or go on with it.")
 app.command("widestep.cli.evaluate:evaluate", name="eval", help="Evaluate a run's weights: exact integer counts.")

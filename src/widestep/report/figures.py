@@ -164,7 +164,7 @@ def figure_data(results: StudyResults, spec: FigureSpec) -> FigureData:
     series = [curve(cell, level) for cell in cells]
     caption = f"Mean over seeds after each epoch; bands are {percent} t-intervals over seeds, n is in the legend."
     if spec.kind == "zoomed":
-        y_range, inset = late_range(series, 1 / 3, results.study.collapse_below), None
+        y_range, inset = late_range(series, 1 / 2, results.study.collapse_below), None
         caption += _below(series, y_range)
     else:
         y_range, inset = curves_range(series), crowded_end(series)
@@ -245,7 +245,7 @@ def _counted(results: StudyResults, series: list[Series]) -> str:
 
 def _below(series: list[Series], y_range: tuple[float, float] | None) -> str:
     """Say where the vertical axis is cut, and which curves end below it."""
-    words = " The vertical axis is cut to where the curves lie after the first third of the training."
+    words = " The vertical axis is cut to where the curves lie after the first half of the training."
     hidden = [f"{one.label} ({one.mean[-1]:.1f} %)" for one in series if one.mean and y_range and one.mean[-1] < y_range[0]]
     return words + (f" Collapsed below the axis: {', '.join(hidden)}." if hidden else "")
 

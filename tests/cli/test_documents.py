@@ -1,0 +1,201 @@
+"""The README says what is: its commands run, here or in a named test, and what it names exists."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from widestep.cli.main import app
+from widestep.plan.recipe import Recipe
+from widestep.report.drawing import draw
+from widestep.study.store import StudyStore
+from widestep.study.study import changed, parse, source_text
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+
+# What takes too long here, and the test that executes it, or the same on a smaller scale.
+ELSEWHERE = {
+    "make study": "test_make_runs_the_study",
+    "make test": "test_make_runs_the_tests",
+    "widestep verify": "test_processes_and_a_kill_change_no_byte",
+    "torchrun --standalone --nproc-per-node 2 -m widestep train --recipe digits --out runs/launched": (
+        "test_three_workers_under_torchrun"
+    ),
+    "widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st --out runs/photos": (
+        "test_decoder_threads_and_processes_do_not_matter"
+    ),
+}
+HERE = [
+    "widestep lr --recipe poster --grid 40x6x128 --warmup 10ep --steps 0:5",
+    "widestep recipes show poster",
+    "widestep recipes fields",
+    "widestep study plan poster",
+]
+OF_A_RUN = [
+    "widestep train --recipe digits --grid 40x1x8 --warmup 4ep --processes 2 --out runs/wide",
+    "widestep eval runs/wide",
+]
+OF_A_STUDY = [
+    "widestep study run poster-digits --seeds 6 --out studies/quick",
+    "widestep study status studies/quick",
+    "widestep report studies/quick",
+]
+
+
+def commands(path):
+    """The lines of the sh blocks, without comments."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def code(path):
+    """Everything in single backticks, and the lines of the sh blocks."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)] + commands(path)
+
+
+def test_it_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_command_is_executed_by_a_test():
+    assert sorted(commands(README)) == sorted([*ELSEWHERE, *HERE, *OF_A_RUN, *OF_A_STUDY])
+
+
+@pytest.mark.parametrize("name", sorted({*ELSEWHERE.values()}))
+def test_the_named_test_exists(name):
+    found = [path for path in (ROOT / "tests").rglob("test_*.py") if f"\ndef {name}(" in path.read_text(encoding="utf-8")]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("line", HERE)
+def test_a_command_without_training(say, empty, line):
+    found = say(line.removeprefix("widestep "))
+    assert (found.code, found.stderr) == (0, "")
+    assert len(found.lines) > 3
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.processes
+def test_the_commands_of_a_run(program, command, empty, monkeypatch):
+    train, evaluate = (shlex.split(line)[1:] for line in OF_A_RUN)
+    found = program(*train)
+    assert found.code == 0, found.stderr
+    result = json.loads((empty / "runs/wide/result.json").read_text())
+    assert result["num_workers"] == 40
+    assert result["val_accuracy"] > 0.9
+    assert "devices    2 process(es)" in found.stderr
+    assert f"({result['val_correct']:,})" in command(*evaluate).stdout
+
+
+def drawing_once():
+    """Draw a figure once, although two commands want it."""
+    drawn = {}
+
+    def remembered(data):
+        if repr(data) not in drawn:
+            drawn[repr(data)] = draw(data)
+        return drawn[repr(data)]
+
+    return remembered
+
+
+def test_the_commands_of_a_study(say, empty, fake, monkeypatch):
+    """All trials are there already, so that nothing is trained; the rest is as it says."""
+    monkeypatch.setattr("widestep.report.build.draw", drawing_once())
+    run, status, report = (line.removeprefix("widestep ") for line in OF_A_STUDY)
+    study = changed(parse(source_text("poster-digits")), seeds=6)
+    store = StudyStore.create(empty / "studies/quick", study)
+    for number, trial in enumerate(store.trials):
+        fake.finish(store.run(trial), val_correct=780 + 7 * number % 53)
+    found = say(run)
+    assert (found.code, found.stderr.splitlines()[1]) == (0, "trials     108, 0 to run")
+    assert found.lines[0] == "108 of 108 complete"
+    assert found.lines[-1] == "report: studies/quick/report/index.html"
+    assert (empty / "studies/quick/status.csv").read_text().count(",complete,") == 108
+    assert say(status).lines[-1] == "108 complete"
+    findings = (empty / "studies/quick/report/findings.json").read_bytes()
+    assert say(report).stdout == found.stdout
+    assert (empty / "studies/quick/report/findings.json").read_bytes() == findings
+    assert [record["claim"] for record in json.loads(findings)] == ["a", "b", "c", "d", "e", "b-iter"]
+
+
+def test_the_options_for_photographs(say, empty):
+    """The command itself trains ResNet-50; its plan shows that every option is one."""
+    (line,) = [line for line in commands(README) if "folder:PATH" in line]
+    for part, number in (("train", 40), ("val", 3)):
+        for label in ("cat", "dog"):
+            (empty / "photos" / part / label).mkdir(parents=True)
+            for image in range(number):
+                (empty / "photos" / part / label / f"{image}.JPEG").write_bytes(b"\xff\xd8")
+    words = line.replace("folder:PATH", f"folder:{empty / 'photos'}").removeprefix("widestep ")
+    found = say(f"{words} --dry-run")
+    assert (found.code, found.stderr) == (0, "")
+    assert any(line.startswith("epochs     0.8 = 4 steps, 5 an epoch") for line in found.lines)
+    assert found.lines[-1] == "files      runs/photos"
+
+
+def target(name):
+    """The prerequisites and the commands of a target of the Makefile."""
+    found = re.search(rf"^{name}: (.*)\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1], found[2].replace("$(BIN)/", "").replace("\t", "").splitlines()
+
+
+def test_make_runs_the_study():
+    needed, run = target("study")
+    assert needed == "$(VENV)/.runtime"
+    assert run == ["widestep study run poster-digits"]
+
+
+def test_make_runs_the_tests():
+    needed, run = target("test")
+    assert needed == "$(VENV)/.dev"
+    assert len(run) == 1
+    assert run[0].startswith("python -m pytest -q")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_named_exists(path):
+    named = [span.split()[1:] for span in code(path) if re.match(r"widestep [a-z]", span)]
+    assert named
+    for first, *rest in named:
+        assert first in list(app), first
+        if first in ("study", "recipes") and rest and not rest[0].startswith("-"):
+            assert rest[0] in list(app[first]), rest
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(path):
+    for span in code(path):
+        if re.fullmatch(r"[\w./-]+\.(py|md|toml)", span) and "/" in span:
+            assert any((root / span).exists() for root in (ROOT, ROOT / "src/widestep")), span
+
+
+def test_the_concepts_are_fields():
+    text = README.read_text(encoding="utf-8")
+    for name in re.findall(r"\(`([a-z_]+)`\)", text):
+        assert name in Recipe.model_fields, name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+def test_exit_codes_are_those_of_the_program():
+    from widestep import errors
+
+    text = " ".join((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split())
+    listed = {
+        int(number) for number in re.findall(r"(?:^|[;.] )(\d+)(?: a)? [a-z]", text.partition("## Files and exit codes")[2])
+    }
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.WidestepError)]
+    assert {kind.exit_code for kind in kinds} | {0} == listed & {0, *range(1, 100)}
+    assert os.EX_TEMPFAIL == 75

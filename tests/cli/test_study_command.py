@@ -1,0 +1,248 @@
+"""`widestep study` without training: plans, states, exit codes, and what it says while it waits."""
+
+import csv
+import json
+
+import pytest
+
+from widestep.cli import study as study_command
+from widestep.study.crew import StudyProgress
+from widestep.study.store import StudyStore
+from widestep.study.study import parse
+
+
+@pytest.fixture
+def store(empty, tiny, say):
+    """The tiny study, begun in the directory `small`."""
+    return StudyStore.create(empty / "small", parse(tiny.read_text()))
+
+
+def test_a_plan_is_written_nowhere(say, empty):
+    found = say("study plan poster-digits --jobs 2")
+    assert (found.code, found.stderr) == (0, "")
+    assert list(empty.iterdir()) == []
+    lines = found.lines
+    assert lines[0] == parse_shipped().title
+    assert len([line for line in lines if line.startswith(("baseline ", "warmup-", "scaling-", "digits-iter "))]) == 22
+    row = next(line for line in lines if line.startswith("warmup-40 ") and "warmup 8ep" in line).split()
+    # 960 images in steps of 320 for 36 epochs; 8 epochs of warmup; 0.045 x 320/8; the seeds
+    assert row == ["warmup-40", "warmup", "8ep", "40x1x8", "320", "108", "24", "1.8", "12"]
+    assert "trials     216 different ones (12 seeds), 216 to run" in lines
+    assert "images     9,953,280 training images in all" in lines  # 960 x (168 x 36 + 48 x 90)
+    # 9,953,280 / 30,000 / 2 = 165.9 s
+    assert lines[-1].startswith("time       2:46 min with 2 at a time; basis: 30,000 images/s of one core")
+
+
+def parse_shipped():
+    from widestep.study.study import source_text
+
+    return parse(source_text("poster-digits"))
+
+
+def test_a_plan_for_machines(say, empty):
+    found = json.loads(say("study plan poster-digits --seeds 6 --jobs 3 --images-per-second 1000 --json").stdout)
+    assert list(found) == ["study", "trials", "to_run", "jobs", "images", "seconds", "basis", "cells"]
+    assert (found["study"], found["trials"], found["to_run"], found["jobs"]) == ("poster-digits", 108, 108, 3)
+    assert found["images"] == 9_953_280 / 2
+    assert found["seconds"] == 9_953_280 / 2 / 1000 / 3
+    assert found["basis"] == "the speed given"
+    assert len(found["cells"]) == 22
+    first = {"arm": "baseline", "cell": "grid 4x1x8", "grid": "4x1x8", "global_batch": 32, "steps": 1080, "warmup_steps": 60}
+    assert found["cells"][0] == first | {"peak_lr": 0.18, "trials": 6}
+    assert list(empty.iterdir()) == []
+
+
+def test_the_posters_plan(say):
+    """90 epochs of 41 steps of 30,720 images and so on; no speed is invented beyond the one measured."""
+    lines = say("study plan poster --images-per-second 80000 --jobs 1").lines
+    assert "trials     72 different ones (6 seeds), 72 to run" in lines
+    images = 6 * 90 * (417 * 3072 + 4 * 166 * 7680 + 83 * 15360 + 55 * 23040 + 5 * 41 * 30720)
+    assert f"images     {images:,} training images in all" in lines
+    assert lines[-1] == f"time       {images / 80_000 / 3600:,.1f} h with 1 at a time; basis: the speed given"
+
+
+def test_a_plan_of_what_is_left(say, store, tiny, fake):
+    for trial in store.trials[:3]:
+        fake.finish(store.run(trial))
+    found = say("study plan", tiny, "--out", "small")
+    assert "trials     4 different ones (2 seeds), 1 to run" in found.lines
+    assert "images     3,000 training images in all" in found.lines
+    assert "basis: the trials finished so far" in found.lines[-1]
+
+
+def test_a_setting_for_every_run(say, tiny):
+    found = json.loads(say("study plan --json --base-lr 0.25 --momentum 0", "--study", tiny).stdout)
+    assert {cell["peak_lr"] for cell in found["cells"]} == {0.25 * 20 / 8}
+
+
+def test_states_and_their_exit_codes(say, store, fake):
+    assert say("study status small").code == 75
+    fake.finish(store.run(store.trials[0]), val_correct=801)
+    fake.finish(store.run(store.trials[1]), "diverged", val_correct=84)
+    fake.begin(store.run(store.trials[2]))
+    found = say("study status small")
+    assert found.code == 75
+    expected = [["complete", "95.70", "%"], ["diverged", "10.04", "%"], ["stopped", "seed", "0"], ["missing", "seed", "1"]]
+    assert [line.split()[:3] for line in found.lines[:4]] == expected
+    assert found.lines[4] == "1 complete, 1 diverged, 1 missing, 1 stopped"
+    assert found.lines[1].endswith(f"small/trials/{store.trials[1].fingerprint} the loss is not finite")
+
+    store.fail(store.trials[2], "broke down")
+    found = say("study status small")
+    assert found.code == 1
+    assert found.stderr == (f"failed     long {{}} seed 0: broke down ({'small/trials/' + store.trials[2].fingerprint})\n")
+    store.forget_failures()
+    for trial in store.trials[2:]:
+        fake.finish(store.run(trial))
+    found = say("study status small")
+    assert (found.code, found.stderr) == (0, "")
+    assert found.lines[-1] == "3 complete, 1 diverged"
+
+
+def test_states_for_machines(say, store, fake):
+    fake.finish(store.run(store.trials[2]))
+    store.fail(store.trials[3], "broke down")
+    found = json.loads(say("study status small --json").stdout)
+    keys = ["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "directory", "reason"]
+    assert [list(row) for row in found] == [keys] * 4
+    assert [row["status"] for row in found] == ["missing", "missing", "complete", "failed"]
+    assert [row["fingerprint"] for row in found] == [trial.fingerprint for trial in store.trials]
+    assert (found[2]["val_accuracy"], found[3]["reason"]) == (800 / 837, "broke down")
+
+
+def test_a_study_that_is_done_starts_nothing(say, store, tiny, fake, monkeypatch):
+    for trial in store.trials:
+        fake.finish(store.run(trial))
+    monkeypatch.setattr(study_command, "Crew", None)
+    found = say("study run", tiny, "--out", "small", "--no-report")
+    assert (found.code, found.stdout) == (0, "")
+    assert found.stderr.splitlines() == ["study      tiny: Two warmups, two seeds", "trials     4, 0 to run"]
+    rows = list(csv.reader((store.directory / "status.csv").read_text().splitlines()))
+    assert rows[0] == ["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "reason"]
+    assert rows[1] == [store.trials[0].fingerprint, "short", "", "0", "complete", repr(800 / 837), ""]
+    assert len(rows) == 5
+    assert say("study retry small --no-report").code == 0
+
+
+def test_a_table_of_states(say, store, fake, empty):
+    text = (
+        'name = "t"\ntitle = "t"\nrecipe = "digits"\nseeds = [7]\nmargin = 0.5\n[arms.a]\naxes = {warmup = ["0ep", "1ep"]}'
+    )
+    store = StudyStore.create(empty / "other", parse(text))
+    store.fail(store.trials[1], 'a "quoted", divided\nreason')
+    assert say("study status other").code == 1
+    first, second = (trial.fingerprint for trial in store.trials)
+    assert study_command._status_csv(store) == (
+        "fingerprint,arm,settings,seed,status,val_accuracy,reason\n"
+        f"{first},a,warmup=0ep,7,missing,,\n"
+        f'{second},a,warmup=1ep,7,failed,,"a ""quoted"", divided\nreason"\n'
+    )
+
+
+class Absent:
+    """A crew whose workers end without having done anything, as if others were at work."""
+
+    def __init__(self, store, num_processes, device, signal=None):
+        self.num_processes = num_processes
+
+    def watch(self, show):
+        show()
+
+
+def test_what_others_are_at_is_left(say, store, tiny, monkeypatch):
+    monkeypatch.setattr(study_command, "Crew", Absent)
+    found = say("study run", tiny, "--out", "small", "--jobs", 2)
+    assert found.code == 75
+    assert found.stderr.splitlines()[1:3] == [
+        "trials     4, 4 to run",
+        "time       0:00 min with 2 at a time; basis: 30,000 images/s of one core of an AMD EPYC; yours will differ",
+    ]
+    assert (store.directory / "status.csv").read_text().count(",missing,") == 4
+    assert not (store.directory / "report").exists()
+
+
+def test_no_more_workers_than_trials(say, store, tiny, monkeypatch):
+    hired = []
+
+    class Counted(Absent):
+        def __init__(self, store, num_processes, device):
+            hired.append((num_processes, device))
+
+    monkeypatch.setattr(study_command, "Crew", Counted)
+    say("study run", tiny, "--out", "small", "--jobs", 64)
+    assert hired == [(4, "cpu")]
+
+
+def test_failures_are_tried_again_by_the_same_command(say, store, tiny, fake, monkeypatch):
+    monkeypatch.setattr(study_command, "Crew", Absent)
+    for trial in store.trials[:3]:
+        fake.finish(store.run(trial))
+    store.fail(store.trials[3], "broke down")
+    for words in (["study run", tiny, "--out", "small", "--no-report"], ["study retry small --no-report"]):
+        found = say(*words)
+        assert found.code == 75
+        assert "trials     4, 1 to run" in found.stderr
+        store.fail(store.trials[3], "broke down")
+
+
+def test_the_question_may_not_change_under_way(say, store, tiny, fake, empty):
+    fake.finish(store.run(store.trials[0]))
+    (empty / "changed.toml").write_text(tiny.read_text().replace("margin = 0.5", "margin = 5.0"))
+    found = say("study run changed.toml --out small")
+    assert found.code == 2
+    assert "margin changed although trials in small have finished" in found.stderr
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(study_command.time, "monotonic", lambda: self.now)
+
+
+class Meter:
+    """Progress that grows by one per cent a reading."""
+
+    def __init__(self):
+        self.readings = 0
+
+    def read(self):
+        self.readings += 1
+        return StudyProgress(216, self.readings, 2, 0, self.readings / 100)
+
+
+def test_a_log_has_a_line_every_fifteen_seconds(capsys, monkeypatch):
+    """One hour in which the crew asks four times a second."""
+    clock, meter = Clock(monkeypatch), Meter()
+    view = study_command._ProgressView(meter)
+    for _ in range(4 * 240):
+        clock.now += 0.25
+        view.show()
+    view.close()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "\r" not in said.err
+    assert "\x1b" not in said.err
+    lines = said.err.splitlines()
+    assert len(lines) == 240 / 15 + 1
+    # the first reading, 0.01, is where the study stood when the crew began
+    expected = "progress   2/216 trials, 2 running, 2 %, elapsed 0:15 min, left 24:30 min"
+    assert lines[0] == expected  # 15 s for 0.01, so 98 times that for the rest
+
+
+def test_progress_that_cannot_be_told(capsys, monkeypatch):
+    Clock(monkeypatch)
+    meter = Meter()
+    monkeypatch.setattr(meter, "read", lambda: StudyProgress(4, 0, 2, 1, 0.0))
+    study_command._ProgressView(meter).close()
+    expected = "progress   0/4 trials, 2 running, 1 failed, 0 %, elapsed 0:00 min, left unknown\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "unknown"), (0.4, "0:00 min"), (59.6, "1:00 min"), (3599, "59:59 min"), (3600, "1.0 h"), (9e6, "2,500.0 h")],
+)
+def test_durations(seconds, words):
+    assert study_command._duration(seconds) == words

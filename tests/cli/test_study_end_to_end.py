@@ -1,0 +1,183 @@
+"""A real study of four runs: killed, stopped and continued it ends with the bytes it has undisturbed, and its runs alone."""
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from widestep.study.store import StudyStore
+from widestep.study.study import parse
+
+pytestmark = pytest.mark.processes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one start of a study ended."""
+
+    code: int
+    stderr: str
+
+
+def digests(directory):
+    trials = StudyStore.open(directory).trials
+    return [json.loads((directory / "trials" / t.fingerprint / "result.json").read_text())["weights_sha256"] for t in trials]
+
+
+def events(directory):
+    found = {}
+    for path in (directory / "trials").glob("*/history.jsonl"):
+        found[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(program, tiny, tmp_path_factory):
+    """All runs in one process that joins a study begun elsewhere; then the table, for which nothing is left to run."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "study"
+    StudyStore.create(directory, parse(tiny.read_text()))
+    found = program("study", "work", directory)
+    assert (found.code, found.stdout, found.stderr) == (0, "", "")
+    assert program("study", "run", tiny, "--out", directory, "--no-report").code == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def disturbed(program, tiny, tmp_path_factory, until, power_cut):
+    """Three starts of the same study: stopped by a signal; cut off from power; and one of its workers shot."""
+    directory = tmp_path_factory.mktemp("disturbed") / "study"
+
+    def rows():
+        return sum(len(path.read_text().splitlines()) - 1 for path in directory.glob("trials/*/epochs.csv"))
+
+    def start():
+        return program.start("study", "run", tiny, "--out", directory, "--jobs", 2, "--no-report")
+
+    def under_way(child, more):
+        begun = rows()
+        until(lambda: rows() >= begun + more or child.poll() is not None, "the study is under way")
+
+    starts = {}
+    child = start()
+    under_way(child, 4)
+    child.send_signal(signal.SIGTERM)
+    starts["stopped"] = Ended(child.wait(60), child.stderr.read())
+    power_cut(child)
+    starts["statuses when stopped"] = [state.status for state in StudyStore.open(directory).states()]
+
+    child = start()
+    under_way(child, 2)
+    power_cut(child)
+    starts["cut off"] = Ended(child.returncode, "")
+    until(lambda: not any(_alive(process) for process in _workers(directory)), "the workers end with their crew")
+    starts["statuses when cut off"] = [state.status for state in StudyStore.open(directory).states()]
+
+    child = start()
+    under_way(child, 2)
+    shot = max(_workers(directory))
+    held = [path.name for path in (directory / "claims").glob("[!.]*") if json.loads(path.read_text())["process"] == shot]
+    os.kill(shot, signal.SIGKILL)
+    starts["shot"] = Ended(child.wait(60), child.stderr.read())
+    power_cut(child)
+    starts["held"] = sorted(held)
+    starts["states when shot"] = StudyStore.open(directory).states()
+    starts["retry"] = program("study", "retry", directory, "--jobs", 2, "--no-report")
+    return directory, starts
+
+
+def _workers(directory):
+    return {json.loads(path.read_text())["process"] for path in (directory / "claims").glob("[!.]*")}
+
+
+def _alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_signal_stops_it(disturbed):
+    _, starts = disturbed
+    found = starts["stopped"]
+    assert found.code == 75
+    assert "Stopped by SIGTERM; everything is saved. The same command goes on from there." in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "running" not in starts["statuses when stopped"]
+    assert "stopped" in starts["statuses when stopped"]
+
+
+def test_a_power_cut_leaves_nothing_running(disturbed):
+    _, starts = disturbed
+    assert starts["cut off"].code == -signal.SIGKILL
+    assert "running" not in starts["statuses when cut off"]
+    assert "stopped" in starts["statuses when cut off"]
+
+
+def test_a_worker_that_is_shot_costs_its_trials_only(disturbed):
+    _, starts = disturbed
+    found, states = starts["shot"], starts["states when shot"]
+    failed = [state for state in states if state.status == "failed"]
+    assert found.code == 1
+    assert 1 <= len(failed) <= 2
+    assert sorted(state.trial.fingerprint for state in failed) == starts["held"]
+    for state in failed:
+        assert state.reason == "the process that ran it ended with SIGKILL; perhaps out of memory"
+        assert f"failed     {state.trial.arm} {{}} seed {state.trial.seed}: {state.reason}" in found.stderr
+    assert {state.status for state in states} == {"failed", "complete"}
+
+
+def test_it_ends_as_if_nothing_had_happened(undisturbed, disturbed):  # fault 93
+    expected, (directory, starts) = undisturbed, disturbed
+    assert starts["retry"].code == 0, starts["retry"].stderr
+    assert (directory / "status.csv").read_bytes() == (expected / "status.csv").read_bytes()
+    assert digests(directory) == digests(expected)
+    for trial in StudyStore.open(directory).trials:
+        one, other = (root / "trials" / trial.fingerprint for root in (directory, expected))
+        assert (one / "epochs.csv").read_bytes() == (other / "epochs.csv").read_bytes()
+        assert (one / "ledger.jsonl").read_bytes() == (other / "ledger.jsonl").read_bytes()
+
+
+def test_what_is_left_on_disk(disturbed):
+    directory, _ = disturbed
+    assert sorted(path.name for path in directory.iterdir()) == ["claims", "status.csv", "study.toml", "trials"]
+    assert [path.name for path in (directory / "claims").iterdir()] == [".lock"]
+    assert len(list((directory / "trials").iterdir())) == len({*digests(directory)}) == 4
+
+
+def test_its_log_is_short_and_plain(disturbed):
+    _, starts = disturbed
+    found = starts["retry"]
+    lines = found.stderr.splitlines()
+    num_failed = len(starts["held"])
+    assert lines[0] == "study      tiny: Two warmups, two seeds"
+    assert lines[1] == f"trials     4, {num_failed} to run ({num_failed} of them failed before)"
+    assert lines[2].startswith("time       0:0")
+    assert lines[2].endswith(" with 2 at a time; basis: the trials finished so far")
+    assert lines[-1].startswith("progress   4/4 trials, 0 running, 100 %, elapsed 0:")
+    assert len(lines) <= 3 + 1 + 2  # and a line every 15 seconds
+    for text in (found.stderr, starts["stopped"].stderr, starts["shot"].stderr):
+        assert "\r" not in text
+        assert "\x1b" not in text
+
+
+def test_it_was_really_interrupted(disturbed):
+    directory, _ = disturbed
+    histories = events(directory)
+    stopped = [event["step"] for history in histories.values() for event in history if event["event"] == "stopped"]
+    assert stopped
+    assert all(0 < step < 150 for step in stopped)
+    resumed = [event["step"] for history in histories.values() for event in history if event["event"] == "resumed"]
+    assert len(resumed) >= 4
+    assert set(stopped) <= set(resumed)
+
+
+def test_a_run_of_the_stack_alone_gives_its_bytes(undisturbed, command, program, tmp_path):
+    trial = StudyStore.open(undisturbed).trials[2]
+    expected = digests(undisturbed)[2]
+    recipe = undisturbed / "trials" / trial.fingerprint / "recipe.toml"
+    words = ("train", "--recipe", recipe, "--json", "--tensorboard", "false", "--out")
+    assert json.loads(command(*words, tmp_path / "alone").stdout)["weights_sha256"] == expected
+    assert json.loads(program(*words, tmp_path / "two", "--processes", 2).stdout)["weights_sha256"] == expected
