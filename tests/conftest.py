@@ -39,10 +39,10 @@ class Program:
         kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         return {**kept, "PYTHONPATH": str(_SOURCE), "OMP_NUM_THREADS": "1", **extra}
 
-    def start(self, *arguments: object, module: str = "widestep") -> "subprocess.Popen[str]":
-        """Start `python -m MODULE ARGUMENTS` as the leader of a new process group."""
+    def start(self, *arguments: object, module: str = "widestep", heard: bool = True) -> "subprocess.Popen[str]":
+        """Start `python -m MODULE ARGUMENTS` as the leader of a new process group; unheard, it has nowhere to write to."""
         command = [sys.executable, "-m", module, *map(str, arguments)]
-        pipe = subprocess.PIPE
+        pipe = subprocess.PIPE if heard else subprocess.DEVNULL
         return subprocess.Popen(command, env=self.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
     def __call__(self, *arguments: object, module: str = "widestep", timeout: float = 120.0) -> Outcome:

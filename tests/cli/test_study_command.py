@@ -23,14 +23,14 @@ def test_a_plan_is_written_nowhere(say, empty):
     assert list(empty.iterdir()) == []
     lines = found.lines
     assert lines[0] == parse_shipped().title
-    assert len([line for line in lines if line.startswith(("baseline ", "warmup-", "scaling-", "digits-iter "))]) == 22
+    assert len([line for line in lines if line.startswith(("baseline ", "warmup-", "scaling-", "digits-iter "))]) == 21
     row = next(line for line in lines if line.startswith("warmup-40 ") and "warmup 8ep" in line).split()
     # 960 images in steps of 320 for 36 epochs; 8 epochs of warmup; 0.045 x 320/8; the seeds
     assert row == ["warmup-40", "warmup", "8ep", "40x1x8", "320", "108", "24", "1.8", "12"]
-    assert "trials     216 different ones (12 seeds), 216 to run" in lines
-    assert "images     9,953,280 training images in all" in lines  # 960 x (168 x 36 + 48 x 90)
-    # 9,953,280 / 30,000 / 2 = 165.9 s
-    assert lines[-1].startswith("time       2:46 min with 2 at a time; basis: 30,000 images/s of one core")
+    assert "trials     204 different ones (12 seeds), 204 to run" in lines
+    assert "images     8,916,480 training images in all" in lines  # 960 x (168 x 36 + 36 x 90)
+    # 8,916,480 / 30,000 / 2 = 148.6 s
+    assert lines[-1].startswith("time       2:29 min with 2 at a time; basis: 30,000 images/s of one core")
 
 
 def parse_shipped():
@@ -42,11 +42,11 @@ def parse_shipped():
 def test_a_plan_for_machines(say, empty):
     found = json.loads(say("study plan poster-digits --seeds 6 --jobs 3 --images-per-second 1000 --json").stdout)
     assert list(found) == ["study", "trials", "to_run", "jobs", "images", "seconds", "basis", "cells"]
-    assert (found["study"], found["trials"], found["to_run"], found["jobs"]) == ("poster-digits", 108, 108, 3)
-    assert found["images"] == 9_953_280 / 2
-    assert found["seconds"] == 9_953_280 / 2 / 1000 / 3
+    assert (found["study"], found["trials"], found["to_run"], found["jobs"]) == ("poster-digits", 102, 102, 3)
+    assert found["images"] == 8_916_480 / 2
+    assert found["seconds"] == 8_916_480 / 2 / 1000 / 3
     assert found["basis"] == "the speed given"
-    assert len(found["cells"]) == 22
+    assert len(found["cells"]) == 21
     first = {"arm": "baseline", "cell": "grid 4x1x8", "grid": "4x1x8", "global_batch": 32, "steps": 1080, "warmup_steps": 60}
     assert found["cells"][0] == first | {"peak_lr": 0.18, "trials": 6}
     assert list(empty.iterdir()) == []
@@ -55,8 +55,8 @@ def test_a_plan_for_machines(say, empty):
 def test_the_posters_plan(say):
     """90 epochs of 41 steps of 30,720 images and so on; no speed is invented beyond the one measured."""
     lines = say("study plan poster --images-per-second 80000 --jobs 1").lines
-    assert "trials     72 different ones (6 seeds), 72 to run" in lines
-    images = 6 * 90 * (417 * 3072 + 4 * 166 * 7680 + 83 * 15360 + 55 * 23040 + 5 * 41 * 30720)
+    assert "trials     96 different ones (8 seeds), 96 to run" in lines
+    images = 8 * 90 * (417 * 3072 + 4 * 166 * 7680 + 83 * 15360 + 55 * 23040 + 5 * 41 * 30720)
     assert f"images     {images:,} training images in all" in lines
     assert lines[-1] == f"time       {images / 80_000 / 3600:,.1f} h with 1 at a time; basis: the speed given"
 

@@ -42,12 +42,12 @@ def poster(tmp_path_factory, fakes):
 
 def test_the_shipped_study_is_reported_whole(poster):
     directory, summary, _ = poster
-    assert (summary.num_trials, summary.num_complete, summary.num_diverged, summary.num_missing) == (216, 214, 1, 1)
+    assert (summary.num_trials, summary.num_complete, summary.num_diverged, summary.num_missing) == (204, 202, 1, 1)
     assert summary.page == directory / "report" / "index.html"
     names = {f"figure-{number}.{kind}" for number in range(1, 9) for kind in ("svg", "png", "csv")}
     assert {path.name for path in (directory / "report" / "figures").iterdir()} == names
     text = summary.page.read_text()
-    assert "214 of 216 trials complete" in text
+    assert "202 of 204 trials complete" in text
     assert "1 diverged" in text
     assert "the loss is not finite at step 12" in text
     assert "secret-host-name" not in text
@@ -85,7 +85,7 @@ def test_reporting_again_gives_the_same_bytes(poster):
 
 def test_summary_lines_fit_a_terminal(poster):
     lines = summary_lines(poster[1])
-    assert lines[0] == "214 of 216 complete, 1 diverged, 1 missing"
+    assert lines[0] == "202 of 204 complete, 1 diverged, 1 missing"
     assert lines[-1].startswith("report: ")
     assert all(len(line) <= 100 for line in lines[:-1])
     assert len({line.index("n=") for line in lines[1:-1] if line.startswith("supported")}) <= 3

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from widestep.errors import UsageError
 from widestep.report.claims import judge
 from widestep.report.results import read_study
 from widestep.study import study as studies
@@ -212,9 +211,3 @@ def test_six_seeds_cannot_survive_five_claims_and_the_finding_says_so(tmp_path, 
     assert finding.p == 2 / 2**6
     assert finding.verdict == "undecided"
     assert "8 seeds can decide" in finding.detail  # 5 * 2 / 2**8 = 0.039
-
-
-def test_a_claim_along_one_of_two_axes_is_refused(tmp_path, small_text, fakes):
-    text = small_text.replace('axes = { grid = ["4x1x8"', 'axes = { zero_gamma = [false, true], grid = ["4x1x8"')
-    with pytest.raises(UsageError, match=r"Claim a is along 'grid', but arm batch also varies zero_gamma"):
-        rewritten(tmp_path, studies.changed(studies.parse(text), seeds=1), fakes, lambda *trial: None)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from widestep.errors import UsageError
 from widestep.report.optimum import best_per_seed, best_warmups, bootstrap_best
 from widestep.report.results import read_study
 from widestep.study import study as studies
@@ -38,11 +37,10 @@ def test_a_diverged_run_is_never_the_best(read):
     assert best_per_seed(results.arms["warm-40"], "warmup") == {0: 2.0, 2: 8.0}
 
 
-def test_best_per_seed_of_a_grid_counts_images(read):
-    results = read({})
-    assert best_per_seed(results.arms["batch"], "grid") == {}
-    with pytest.raises(UsageError, match="durations, grids or numbers"):
-        best_per_seed(results.arms["rule"], "scaling")
+def test_best_per_seed_of_a_grid_counts_images(tmp_path, small_text, fakes):
+    study = studies.changed(studies.parse(small_text), seeds=1)
+    directory = fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(700 + cell.recipe.grid.num_nodes))
+    assert best_per_seed(read_study(directory).arms["batch"], "grid") == {0: 320.0}
 
 
 def test_best_warmup_of_an_arm_in_both_units(read):

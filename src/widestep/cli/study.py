@@ -192,7 +192,7 @@ def work(directory: Path) -> int:
 
     stop = StopRequest()
     stop.install()
-    execution = Execution(device=store.study.device, tensorboard=False, checkpoint_every=Cadence(10, "s"))
+    execution = Execution(device=store.study.device, tensorboard=False, checkpoint_every=Cadence(10, "s"), log_every=10)
 
     def execute(trials: Sequence[Trial]) -> None:
         with World() as world:

@@ -37,7 +37,7 @@ def build_report(study_directory: Path) -> ReportSummary:
     Raises
     ------
     UsageError
-        When the directory holds no study, or a claim cannot be tested as written.
+        When the directory holds no study.
     EnvironmentFault
         When the report cannot be written.
     """

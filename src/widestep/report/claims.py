@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from widestep.errors import UsageError
 from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison, Paired, Side, compare, interval, paired
 from widestep.report.optimum import best_per_seed
 from widestep.report.results import CellResults, StudyResults, plain, setting_unit
@@ -58,15 +57,9 @@ class Finding:
 
 
 def judge(results: StudyResults) -> list[Finding]:
-    """Return the findings of a study, in the order of its claims.
-
-    Raises
-    ------
-    UsageError
-        When a claim cannot be tested as it is written: its arm has other axes, or an axis without order.
-    """
+    """Return the findings of a study, in the order of its claims."""
     claims = results.study.claims
-    compared = [comparisons_of(results, name, claim) for name, claim in claims.items()]
+    compared = [comparisons_of(results, claim) for claim in claims.values()]
     chosen = [_choose(claim, [one.paired for one in pairs]) for claim, pairs in zip(claims.values(), compared, strict=True)]
     p_values = [p for _, p in chosen]
     return [
@@ -74,15 +67,8 @@ def judge(results: StudyResults) -> list[Finding]:
     ]
 
 
-def comparisons_of(results: StudyResults, name: str, claim: Claim) -> list[Comparison]:
+def comparisons_of(results: StudyResults, claim: Claim) -> list[Comparison]:
     """Return the comparisons that a claim rests on, each oriented so that a positive effect speaks for the claim."""
-    for arm in claim.arms:
-        others = [axis for axis in results.study.arms[arm].axes if axis != claim.axis]
-        if others:
-            raise UsageError(
-                f"A claim compares along the only axis of its arm. Claim {name} is along '{claim.axis}', but arm {arm} also "
-                f"varies {', '.join(others)}; give the claim an arm of its own."
-            )
     cells = results.arms[claim.arms[0]]
     first, last = cells[0], cells[-1]
     if claim.between is not None:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from widestep.errors import UsageError
 from widestep.plan.duration import Duration
-from widestep.plan.grid import WorkerGrid
 from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, plain, setting_number
 
 NUM_DRAWS = 4000
@@ -95,14 +93,8 @@ def bootstrap_best(accuracy: NDArray[np.float64], values: NDArray[np.float64], l
 def best_per_seed(cells: list[CellResults], axis: str) -> dict[int, float]:
     """Return each seed's best value along an axis as a number; tied values are averaged.
 
-    Raises
-    ------
-    UsageError
-        When the axis has neither durations nor grids nor numbers.
+    The study has checked that the axis has durations, grids or numbers.
     """
-    typed = getattr(cells[0].cell.recipe, axis)
-    if isinstance(typed, bool) or not isinstance(typed, (Duration, WorkerGrid, int, float)):
-        raise UsageError(f"A best value grows along durations, grids or numbers. The axis '{axis}' has {typed!r}.")
     seeds = finished_seeds(cells)
     if not seeds:
         return {}
