@@ -1,5 +1,6 @@
 """What a run says while it runs: one live line on a terminal, a plain line at most every 30 s in a log."""
 
+import io
 import sys
 import time
 from typing import TextIO
@@ -51,9 +52,8 @@ class ConsoleWatcher:
         if self._first_step:
             lines.append(f"resumed    at step {self._first_step:,} of {session.plan.total_steps:,}")
         for line in lines:
-            print(line, file=self._stream)
+            self._say(line)
             first.run.log(line)
-        self._stream.flush()
         self._began = self._last = time.monotonic()
         if self._stream.isatty():
             self._live = Live(console=Console(file=self._stream), transient=True, auto_refresh=False)
@@ -76,7 +76,14 @@ class ConsoleWatcher:
         if self._live is not None:
             self._live.update(Text(line), refresh=True)
         else:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        """Print a line; when nobody reads any more, as in `widestep train 2>&1 | head`, training goes on without."""
+        try:
             print(line, file=self._stream, flush=True)
+        except OSError:
+            self._stream = io.StringIO()
 
     def evaluated(self, plan: RunPlan, step: int, evaluation: Evaluation) -> None:
         """Remember the accuracy for the next line."""

@@ -2,6 +2,7 @@
 
 import json as json_module
 import sys
+from typing import Any
 
 from widestep.cli.options import Request, request
 from widestep.data.facts import describe
@@ -77,14 +78,15 @@ def _train(wanted: Request, launch: Launch | None, fresh: bool) -> RunResult:
     stop = StopRequest()
     stop.install()
     run = Run(wanted.directory, wanted.recipe)
+
+    def known_outcome() -> dict[str, Any] | None:
+        if fresh:
+            move_aside(wanted.directory)
+        finished = _finished(run)
+        return finished.as_dict() if finished else None
+
     with World(launch) as world:
-        known = None
-        if world.is_first:
-            if fresh:
-                move_aside(wanted.directory)
-            finished = _finished(run)
-            known = finished.as_dict() if finished else None
-        known = world.broadcast_json(known)
+        known = world.broadcast_json(world.agreed(known_outcome if world.is_first else lambda: None))
         if known is not None:
             return RunResult(**known)
         watcher = ConsoleWatcher() if world.is_first else SilentWatcher()
