@@ -112,14 +112,15 @@ def test_the_commands_of_a_study(say, empty, fake, monkeypatch):
     run, status, report = (line.removeprefix("widestep ") for line in OF_A_STUDY)
     study = changed(parse(source_text("poster-digits")), seeds=6)
     store = StudyStore.create(empty / "studies/quick", study)
-    for number, trial in enumerate(store.trials):
-        fake.finish(store.run(trial), val_correct=780 + 7 * number % 53)
+    for index, trial in enumerate(store.trials):
+        fake.finish(store.run(trial), val_correct=780 + 7 * index % 53)
+    number = len(store.trials)
     found = say(run)
-    assert (found.code, found.stderr.splitlines()[1]) == (0, "trials     108, 0 to run")
-    assert found.lines[0] == "108 of 108 complete"
+    assert (found.code, found.stderr.splitlines()[1]) == (0, f"trials     {number}, 0 to run")
+    assert found.lines[0] == f"{number} of {number} complete"
     assert found.lines[-1] == "report: studies/quick/report/index.html"
-    assert (empty / "studies/quick/status.csv").read_text().count(",complete,") == 108
-    assert say(status).lines[-1] == "108 complete"
+    assert (empty / "studies/quick/status.csv").read_text().count(",complete,") == number
+    assert say(status).lines[-1] == f"{number} complete"
     findings = (empty / "studies/quick/report/findings.json").read_bytes()
     assert say(report).stdout == found.stdout
     assert (empty / "studies/quick/report/findings.json").read_bytes() == findings

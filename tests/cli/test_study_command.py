@@ -29,8 +29,8 @@ def test_a_plan_is_written_nowhere(say, empty):
     assert row == ["warmup-40", "warmup", "8ep", "40x1x8", "320", "108", "24", "1.8", "12"]
     assert "trials     204 different ones (12 seeds), 204 to run" in lines
     assert "images     8,916,480 training images in all" in lines  # 960 x (168 x 36 + 36 x 90)
-    # 8,916,480 / 30,000 / 2 = 148.6 s
-    assert lines[-1].startswith("time       2:29 min with 2 at a time; basis: 30,000 images/s of one core")
+    # 8,916,480 / 25,000 / 2 = 178.3 s
+    assert lines[-1].startswith("time       2:58 min with 2 at a time; basis: 25,000 images/s of one core")
 
 
 def parse_shipped():
@@ -155,7 +155,7 @@ def test_what_others_are_at_is_left(say, store, tiny, monkeypatch):
     assert found.code == 75
     assert found.stderr.splitlines()[1:3] == [
         "trials     4, 4 to run",
-        "time       0:00 min with 2 at a time; basis: 30,000 images/s of one core of an AMD EPYC; yours will differ",
+        "time       0:00 min with 2 at a time; basis: 25,000 images/s of one core of an AMD EPYC; yours will differ",
     ]
     assert (store.directory / "status.csv").read_text().count(",missing,") == 4
     assert not (store.directory / "report").exists()

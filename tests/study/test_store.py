@@ -228,6 +228,12 @@ def claimed_by(store, trial, **facts):
     path.write_text(json.dumps({**held, **facts}))
 
 
+def stat_of(child):
+    """What the kernel says of a process: its state first, the time it started as the 20th."""
+    with open(f"/proc/{child.pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+
+
 def test_the_claim_of_an_ended_process_is_taken_over(make, ended):
     store = make()
     claimed_by(store, store.trials[0], process=ended)
@@ -238,10 +244,8 @@ def test_the_claim_of_an_ended_process_is_taken_over(make, ended):
 
 def test_the_claim_of_a_live_process_is_respected(make):
     store = make()
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        with open(f"/proc/{child.pid}/stat") as file:
-            started = file.read().split(")")[-1].split()[19]
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        started = stat_of(child)[19]
         claimed_by(store, store.trials[0], process=child.pid, started=started)
         assert statuses(store)[0] == "running"
         assert store.claim(store.trials[:1]) == []
@@ -249,24 +253,18 @@ def test_the_claim_of_a_live_process_is_respected(make):
         assert statuses(store)[0] == "running"
         claimed_by(store, store.trials[1], process=child.pid, started=str(int(started) - 1))
         assert store.claim(store.trials[1:2]) == store.trials[1:2]  # the number was used again, by a younger process
-    finally:
-        child.kill()
-        child.communicate()
 
 
 def test_a_zombie_holds_nothing(make, until):
     """In a container nobody may ever take note of a process that has ended."""
     store = make()
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    with open(f"/proc/{child.pid}/stat") as file:
-        started = file.read().split(")")[-1].split()[19]
-    claimed_by(store, store.trials[0], process=child.pid, started=started)
-    child.kill()
-    until(lambda: statuses(store)[0] == "missing", "the claim of a zombie counts no longer")
-    with open(f"/proc/{child.pid}/stat") as file:
-        assert file.read().split(")")[-1].split()[0] == "Z"
-    assert store.claim(store.trials[:1]) == store.trials[:1]
-    child.communicate()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        claimed_by(store, store.trials[0], process=child.pid, started=stat_of(child)[19])
+        assert statuses(store)[0] == "running"
+        child.kill()
+        until(lambda: stat_of(child)[0] == "Z", "it is a zombie")
+        assert statuses(store)[0] == "missing"
+        assert store.claim(store.trials[:1]) == store.trials[:1]
 
 
 def test_the_claim_of_another_host_is_respected(make, ended):

@@ -124,6 +124,7 @@ class StudyStore:
     def state(self, trial: Trial) -> TrialState:
         """Return how far a trial is, from its directory and claim."""
         run = self.run(trial)
+        held = self._holder_lives(trial)  # before the outcome is read: a claim is given back only after it was written
         try:
             result = run.result()
         except StoreError as error:
@@ -131,7 +132,7 @@ class StudyStore:
         status = run.status()
         if result is not None and status in ("complete", "diverged"):
             return TrialState(trial, result.status, run.directory, result.val_accuracy, result.reason)
-        if self._holder_lives(trial):
+        if held:
             return TrialState(trial, "running", run.directory)
         failure = run.directory / "failure.json"
         if failure.exists():
