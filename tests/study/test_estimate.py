@@ -43,6 +43,13 @@ def test_the_speed_of_what_has_run(make, fake):
     assert (found.seconds, found.basis) == (25.0, "the trials finished so far")
 
 
+def test_runs_of_a_stack_share_its_seconds(make, fake):
+    store = make(("[arms.warm]", "[set]\nstack = 4\n\n[arms.warm]"))
+    for trial in store.trials[:3]:
+        fake.finish(store.run(trial))  # 1,000 images in half a second, side by side with three others
+    assert estimate(store, 100_000, 2).seconds == 100_000 / (4 * 2_000) / 2
+
+
 def test_the_speed_that_was_measured(make):
     found = estimate(make(), 500_000, 2)
     assert MEASURED_SPEED["digits-resnet"] == 25_000

@@ -45,6 +45,13 @@ def test_runs_that_differ_in_rates_share_a_stack(steps):
     assert len(group) == 12
 
 
+def test_runs_of_one_slot_do_not_share_a_stack(steps, parsed):
+    """Of the seeds 0, 4, 1 and 6 in stacks of four, 0 and 4 have the same slot."""
+    study = parsed(("[0, 1, 2, 3]", "[0, 4, 1, 6]"), ("[arms.warm]", "[set]\nstack = 4\n\n[arms.warm]"))
+    groups = work.stacks(study.trials()[:4], None)
+    assert [[trial.seed for trial in group] for group in groups] == [[0, 1, 6], [4]]
+
+
 def test_runs_at_different_steps_do_not_share_a_stack(steps):
     cell = TRIALS[:12]
     steps.update({trial.fingerprint: 30 for trial in cell[:3]} | {cell[3].fingerprint: 60})
@@ -55,7 +62,7 @@ def test_runs_at_different_steps_do_not_share_a_stack(steps):
 
 def test_the_longest_come_first(steps):
     """90 epochs of small batches, then 36 epochs from the smallest batch to the largest; a part of a stack is shorter."""
-    batches = [group[0].recipe.grid.global_batch for group in work.stacks(TRIALS, None)]
+    batches = [group[0].recipe.grid.global_batch for group in work.stacks(TRIALS[::-1], None)]
     assert batches == [20] * 3 + [32] + [80] * 5 + [160] + [240] + [320] * 6
     partial = [trial for trial in TRIALS if trial.recipe.grid.global_batch == 32][:4]
     full = [trial for trial in TRIALS if trial.recipe.grid.global_batch == 320][:12]

@@ -1,6 +1,6 @@
 """How long a study will take: counted exactly in images, turned into time by a speed whose origin is said."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from widestep.data.facts import describe
@@ -53,7 +53,8 @@ def estimate(store: StudyStore, num_images: int, num_processes: int, images_per_
     models = {trial.recipe.model for trial in store.trials}
     speed, basis = images_per_second, "the speed given"
     if speed is None:
-        speed, basis = _earlier(store.results()), "the trials finished so far"
+        stack_of = {trial.fingerprint: trial.recipe.stack for trial in store.trials}
+        speed, basis = _earlier(store.results(), stack_of), "the trials finished so far"
     if speed is None and len(models) == 1 and (model := models.pop()) in MEASURED_SPEED:
         speed = MEASURED_SPEED[model]
         basis = f"{speed:,.0f} images/s of one core of an AMD EPYC; yours will differ"
@@ -62,6 +63,7 @@ def estimate(store: StudyStore, num_images: int, num_processes: int, images_per_
     return Estimate(num_images, num_images / speed / num_processes, basis)
 
 
-def _earlier(results: Sequence[RunResult]) -> float | None:
-    seconds = sum(result.wall_seconds for result in results)
+def _earlier(results: Sequence[RunResult], stack_of: Mapping[str, int]) -> float | None:
+    """Return the images a second of one process: the runs of a stack share the seconds that each of them lasted."""
+    seconds = sum(result.wall_seconds / stack_of[result.recipe_fingerprint] for result in results)
     return sum(result.train_images_seen for result in results) / seconds if seconds else None
