@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from widestep.cli import progress
 from widestep.cli import study as study_command
 from widestep.study.crew import StudyProgress
 from widestep.study.store import StudyStore
@@ -198,7 +199,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr(study_command.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
 
 
 class Meter:
@@ -215,7 +216,7 @@ class Meter:
 def test_a_log_has_a_line_every_fifteen_seconds(capsys, monkeypatch):
     """One hour in which the crew asks four times a second."""
     clock, meter = Clock(monkeypatch), Meter()
-    view = study_command._ProgressView(meter)
+    view = progress.ProgressView(meter)
     for _ in range(4 * 240):
         clock.now += 0.25
         view.show()
@@ -235,7 +236,7 @@ def test_progress_that_cannot_be_told(capsys, monkeypatch):
     Clock(monkeypatch)
     meter = Meter()
     monkeypatch.setattr(meter, "read", lambda: StudyProgress(4, 0, 2, 1, 0.0))
-    study_command._ProgressView(meter).close()
+    progress.ProgressView(meter).close()
     expected = "progress   0/4 trials, 2 running, 1 failed, 0 %, elapsed 0:00 min, left unknown\n"
     assert capsys.readouterr().err == expected
 
@@ -245,4 +246,4 @@ def test_progress_that_cannot_be_told(capsys, monkeypatch):
     [(None, "unknown"), (0.4, "0:00 min"), (59.6, "1:00 min"), (3599, "59:59 min"), (3600, "1.0 h"), (9e6, "2,500.0 h")],
 )
 def test_durations(seconds, words):
-    assert study_command._duration(seconds) == words
+    assert progress.duration(seconds) == words

@@ -3,25 +3,18 @@
 import csv
 import io
 import json as json_module
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from widestep.cli.progress import ProgressView, duration, say
 from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
 from widestep.plan.runplan import RunPlan
 from widestep.study import study as definition
-from widestep.study.crew import Crew, ProgressMeter, StudyProgress, default_processes
+from widestep.study.crew import Crew, ProgressMeter, default_processes
 from widestep.study.estimate import estimate, plans
 from widestep.study.store import StudyStore
 from widestep.study.study import Study, Trial
-
-_PLAIN_SECONDS = 15.0
 
 
 def run(
@@ -116,7 +109,7 @@ def plan(
         )
     print(f"\ntrials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {len(missing)} to run")
     print(f"images     {images:,} training images in all")
-    print(f"time       {_duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+    print(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
     return 0
 
 
@@ -228,13 +221,13 @@ def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, repo
     num_again = store.forget_failures()
     missing = [state.trial for state in store.states() if not state.finished]
     failed_before = f" ({num_again} of them failed before)" if num_again else ""
-    _say(f"study      {store.study.name}: {store.study.title}")
-    _say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
+    say(f"study      {store.study.name}: {store.study.title}")
+    say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
     stopped = None
     if missing:
         images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
         predicted = estimate(store, images, num_jobs)
-        _say(f"time       {_duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+        say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
         stopped = _work(store, run_plans, num_jobs)
     return _conclude(store, stopped, report)
 
@@ -243,50 +236,12 @@ def _work(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int) -> st
     """Start the workers, show the progress and return the name of the signal that stopped them, if one did."""
     num_workers = min(num_jobs, len(store.trials))
     meter = ProgressMeter(store, run_plans)
-    view = _ProgressView(meter)
+    view = ProgressView(meter)
     try:
         stopped = Crew(store, num_workers, store.study.device).watch(view.show)
     finally:
         view.close()
     return stopped.name if stopped else None
-
-
-class _ProgressView:
-    """One live line on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, meter: ProgressMeter) -> None:
-        self._meter = meter
-        self._began = self._last = time.monotonic()
-        self._first = meter.read().share
-        self._live: Live | None = None
-        if sys.stderr.isatty():
-            self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
-            self._live.start()
-
-    def show(self) -> None:
-        now = time.monotonic()
-        if self._live is None and now - self._last < _PLAIN_SECONDS:
-            return
-        self._last = now
-        line = self._line(self._meter.read(), now - self._began)
-        if self._live is not None:
-            self._live.update(Text(line), refresh=True)
-        else:
-            _say(line)
-
-    def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-        _say(self._line(self._meter.read(), time.monotonic() - self._began))
-
-    def _line(self, progress: StudyProgress, elapsed: float) -> str:
-        gained = progress.share - self._first
-        left = elapsed / gained * (1 - progress.share) if gained > 0 else None
-        failed = f", {progress.num_failed} failed" if progress.num_failed else ""
-        return (
-            f"progress   {progress.num_finished}/{progress.num_trials} trials, {progress.num_running} running{failed}, "
-            f"{100 * progress.share:.0f} %, elapsed {_duration(elapsed)}, left {_duration(left)}"
-        )
 
 
 def _plan_rows(store: StudyStore, run_plans: dict[str, RunPlan]) -> list[dict[str, object]]:
@@ -325,7 +280,7 @@ def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
     """Write status.csv and the report, and return the exit code; a study that was asked to stop does not linger."""
     write_atomically(store.directory / "status.csv", _status_csv(store))
     if stopped:
-        _say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
+        say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
         return Stopped.exit_code
     if report and any(state.finished for state in store.states()):
         from widestep.report.build import build_report, summary_lines
@@ -340,20 +295,7 @@ def _verdict(store: StudyStore) -> int:
     failed = [state for state in states if state.status == "failed"]
     for state in failed[:5]:
         trial = state.trial
-        _say(f"failed     {trial.arm} {trial.settings} seed {trial.seed}: {state.reason} ({state.directory})")
+        say(f"failed     {trial.arm} {trial.settings} seed {trial.seed}: {state.reason} ({state.directory})")
     if failed:
         return 1
     return 0 if all(state.finished for state in states) else 75
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    return f"{whole / 3600:,.1f} h"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
