@@ -1,11 +1,13 @@
 """Help: every command has it, on a screen, with examples that are commands of this program."""
 
+import importlib
 import itertools
 import re
 import shlex
 
 import pytest
 
+from widestep.cli import main
 from widestep.cli.main import app
 from widestep.cli.options import request
 from widestep.study import study as studies
@@ -92,6 +94,8 @@ def test_the_studies_in_examples_exist(say):
 
 @pytest.mark.parametrize("command", [(), *GROUPS])
 def test_a_list_of_commands_has_a_line_each(say, command):
+    """As in a process that has loaded none of them: a command that was asked for help once says all in the list, too."""
+    importlib.reload(main)
     text = say(" ".join((*command, "--help"))).stdout
     for name in (path[-1] for path in COMMANDS if path[:-1] == command):
         (line,) = [line for line in text.splitlines() if line.startswith(f"│ {name} ")]
