@@ -38,7 +38,8 @@ def session():
         ),
         world=SimpleNamespace(num_processes=2),
         device="cpu",
-        engine=SimpleNamespace(num_gradients=5122, placement=SimpleNamespace(num_blocks=4)),
+        engine=SimpleNamespace(num_gradients=5122),
+        batches=SimpleNamespace(placement=lambda step: SimpleNamespace(num_blocks=4)),
         written=written,
     )
 
@@ -82,7 +83,7 @@ def test_a_log_has_a_line_every_thirty_seconds(session, clock):
     watcher = ConsoleWatcher(stream)
     watcher.started(session)
     num_first = len(stream.getvalue().splitlines())
-    watcher.evaluated(PLAN, 30, Evaluation(800, 837, 0.1))
+    watcher.evaluated(PLAN, 30, Evaluation(800, 837, 0.1, 800 / 837))
     for step in range(1, 541):
         clock.seconds += 2.0
         watcher.stepped(StepReport(PLAN, step, 0.25, 0.18, 16.0))
@@ -133,3 +134,22 @@ def test_a_terminal_has_one_line_that_goes_away(session, clock):
     watcher.close()
     assert "step 49/1,080" in stream.getvalue()
     assert stream.getvalue()[len(before) :].count("\n") <= 2
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_notes_stay(session, clock, stream):
+    watcher = ConsoleWatcher(stream)
+    watcher.started(session)
+    watcher.noted("few steps: statistics were computed anew")
+    watcher.close()
+    (line,) = [line for line in stream.getvalue().splitlines() if "computed anew" in line]
+    assert line.strip().endswith("note       few steps: statistics were computed anew")
+
+
+def test_unusual_values_and_idle_fields_are_told_at_the_start(session, clock):
+    session.plan = RunPlan(Recipe(warmup="40ep", decay_power=3.0), 960)
+    stream = io.StringIO()
+    ConsoleWatcher(stream).started(session)
+    told = [line for line in stream.getvalue().splitlines() if line.startswith("warning ")]
+    assert any("warmup" in line for line in told)
+    assert any(line.startswith("warning    decay_power has no effect") for line in told)

@@ -22,7 +22,10 @@ DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
 ELSEWHERE = {
     "make study": "test_make_runs_the_study",
     "make test": "test_make_runs_the_tests",
-    "widestep verify": "test_processes_and_a_kill_change_no_byte",
+    "widestep verify": "test_processes_threads_and_a_kill_change_no_byte",
+    "widestep verify --recipe digits --model net.py:Net --grid 1x4x8 --workers-per-forward 1": (
+        "test_a_model_with_a_will_of_its_own_is_caught_at_its_step_and_tensor"
+    ),
     "torchrun --standalone --nproc-per-node 2 -m widestep train --recipe digits --out runs/launched": (
         "test_three_workers_under_torchrun"
     ),
@@ -32,7 +35,10 @@ ELSEWHERE = {
 }
 HERE = [
     "widestep lr --recipe poster --grid 40x6x128 --warmup 10ep --steps 0:5",
-    "widestep recipes show poster",
+    "widestep recipes list",
+    "widestep recipes explain goyal2017",
+    "widestep diff poster poster-as-run",
+    "widestep train --recipe mlperf-lars:32768 --explain-optimizer",
     "widestep recipes fields",
     "widestep study plan poster",
 ]

@@ -1,13 +1,24 @@
 """What every model keeps to: shapes, roles, public names, and slots that know nothing of one another."""
 
+import numpy as np
 import pytest
 import torch
 
 from widestep.models.build import MODEL_NAMES, build_model
-from widestep.models.initialise import initialise
 from widestep.models.stacked import parameter_roles
 
 CLASSES = 3
+
+OWN = """
+from torch import nn
+
+class Plain(nn.Sequential):
+    def __init__(self, num_classes, image_shape):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(image_shape[0], 6, 3, bias=False), nn.BatchNorm2d(6)
+        self.pool, self.flat, self.drop = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3)
+        self.fc = nn.Linear(24, num_classes)
+"""
 
 
 def built(name, num_slots):
@@ -15,13 +26,17 @@ def built(name, num_slots):
     channels = 1 if name == "digits-resnet" else 3
     model = build_model(name, num_classes=CLASSES, image_shape=(channels, side, side), num_slots=num_slots)
     for slot in range(num_slots):
-        initialise(model, slot, torch.Generator().manual_seed(slot))
+        model.initialise(slot, slot)
     return model.eval(), torch.rand((2, num_slots * channels, side, side), generator=torch.Generator().manual_seed(9))
 
 
-@pytest.fixture(scope="module", params=MODEL_NAMES)
-def single(request):
-    return built(request.param, 1)
+@pytest.fixture(scope="module", params=[*MODEL_NAMES, "own"])
+def single(request, tmp_path_factory):
+    if request.param != "own":
+        return built(request.param, 1)
+    file = tmp_path_factory.mktemp("own") / "plain.py"
+    file.write_text(OWN)
+    return built(f"{file}:Plain", 1)
 
 
 SMALL = [name for name in MODEL_NAMES if not name.startswith("resnet")]
@@ -41,11 +56,38 @@ def test_images_become_logits(single):
     assert not torch.equal(logits[0], logits[1])
 
 
+def test_initial_weights_are_functions_of_the_key(single):
+    model, images = single
+    found = []
+    for key in (3, 4, 3):
+        model.initialise(0, key)
+        with torch.inference_mode():
+            found.append(model(images))
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_a_training_pass_gives_every_parameter_a_gradient_and_measures_every_normalisation(single):
+    model, images = single
+    model.train()
+    try:
+        model.context.begin(2, lambda draw: np.array([[draw], [draw + 100]], dtype=np.uint64))
+        loss = model(images.repeat(2, 1, 1, 1)).square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        measured = model.context.batch_statistics()
+    finally:
+        model.eval()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert model.trained_names() == list(model.slot_parameters(0))
+    assert [found.mean.shape for found in measured] == [(2, norm.num_channels) for norm in model.batch_norms()]
+    assert all(found.variance.shape == found.mean.shape and found.num_values > 1 for found in measured)
+
+
 def test_every_parameter_has_a_role(single):
     model, _ = single
     roles = parameter_roles(model)
     shapes = {name: view.shape for name, view in model.slot_parameters(0).items()}
-    assert roles.keys() == shapes.keys() == dict(model.named_parameters()).keys()
+    assert roles.keys() == shapes.keys() == dict(model.network.named_parameters()).keys()
     assert {name for name, role in roles.items() if role == "weight"} == {n for n, shape in shapes.items() if len(shape) > 1}
     assert [name for name, role in roles.items() if role == "bias"] == ["fc.bias"]
     assert shapes["fc.bias"] == (CLASSES,)

@@ -1,34 +1,58 @@
-"""What every shipped recipe keeps to: it says where it comes from, it is a recipe, and its data and model exist and fit."""
+"""What every shipped recipe and variant keeps to: it says where it comes from, has a plan, and its data and model exist.
 
+The rates themselves are compared with their sources in tests/plan/test_recipe_rates.py.
+"""
+
+import functools
 import tomllib
 
 import pytest
 
 from widestep.data.facts import describe
 from widestep.models.build import MODEL_NAMES, build_model
+from widestep.models.stacked import parameter_roles
 from widestep.optim.build import build_optimizer
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 
 NAMES = recipes.names()
+ADDRESSES = [address for name in NAMES for address in (name, *(f"{name}:{item}" for item in recipes.load(name).variants))]
+ABOUT = ("summary", "source", "expected", "verified", "status", "assumed")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=ADDRESSES)
 def named(request):
     return recipes.load(request.param)
 
 
+def facts_of(recipe):
+    return describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
+
+
+@functools.cache
+def model_of(name, num_classes, image_shape):
+    return build_model(name, num_classes=num_classes, image_shape=image_shape, num_slots=1)
+
+
 def test_there_are_recipes():
-    assert NAMES == ["digits", "digits-iter", "poster"]
+    assert len(NAMES) == 15
+    assert {"digits", "poster", "poster-as-run", "goyal2017", "mlperf-lars", "nado2021-lars"} <= set(NAMES)
+    assert len(ADDRESSES) > 50
 
 
 def test_it_says_what_it_is(named):
-    assert list(named.about) == ["summary", "source", "expected", "verified"]
-    for text in named.about.values():
-        assert len(text) > 10
-        assert text == text.strip()
-        assert "\n" not in text
+    assert list(named.about)[: len(ABOUT)] == list(ABOUT)
+    for key in ABOUT[:-1]:
+        text = named.about[key]
+        assert text == " ".join(text.split())
+        assert len(text) > 3
+    assert isinstance(named.about["assumed"], list)
+    assert len(named.about["summary"]) < 80
+
+
+def test_it_says_that_nobody_trained_it_on_imagenet(named):
+    assert ("Never trained by us on ImageNet." in named.about["verified"]) == (named.recipe.data == "imagenet")
 
 
 def test_it_comes_back_from_toml(named, tmp_path):
@@ -42,24 +66,24 @@ def test_it_comes_back_from_toml(named, tmp_path):
 
 def test_it_has_a_plan_on_its_data(named):
     recipe = named.recipe
-    facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
-    plan = RunPlan(recipe, facts.num_train)
-    assert plan.total_steps == plan.recipe.epochs.steps(plan.steps_per_epoch, recipe.grid.global_batch) > 0
-    rates = plan.schedule.trace()
-    assert len(rates) == plan.total_steps
-    assert max(rates) == recipe.peak_lr
-    assert min(rates) > 0
-    assert plan.schedule.warmup_steps < plan.total_steps / 2
+    plan = RunPlan(recipe, facts_of(recipe).num_train)
+    assert plan.total_steps > 0
+    assert plan.warmup_steps < plan.total_steps / 2
+    steps = {0, plan.warmup_steps, plan.total_steps - 1, *range(1, plan.total_steps, -(-plan.total_steps // 500))}
+    rates = {step: plan.lr(step) for step in steps}
+    assert max(rates.values()) == plan.lr(plan.warmup_steps) == recipe.peak_lr
+    assert all(rate > 0 or (step == 0 and recipe.warmup_first == "closed") for step, rate in rates.items())
+    assert rates[plan.total_steps - 1] < recipe.peak_lr / 50
 
 
 def test_its_model_fits_its_data(named):
-    recipe = named.recipe
+    recipe, facts = named.recipe, facts_of(named.recipe)
     assert recipe.model in MODEL_NAMES
-    facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
-    model = build_model(recipe.model, num_classes=facts.num_classes, image_shape=facts.image_shape, num_slots=recipe.stack)
-    assert build_optimizer(recipe, dict(model.named_parameters()), dict.fromkeys(dict(model.named_parameters()), "weight"))
+    model = model_of(recipe.model, facts.num_classes, facts.image_shape)
+    assert build_optimizer(recipe, dict(model.named_parameters()), parameter_roles(model))
 
 
 def test_forward_passes_hold_whole_workers(named):
     """A block of fewer workers at the end would be arithmetic of its own."""
-    assert named.recipe.grid.num_workers % min(named.recipe.workers_per_forward, named.recipe.grid.num_workers) == 0
+    num_workers = named.recipe.grid.num_workers
+    assert num_workers % min(named.recipe.workers_per_block(num_workers), num_workers) == 0

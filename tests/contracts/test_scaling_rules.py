@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from widestep.plan.duration import Duration
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
 from widestep.plan.scaling import RuleName, ScalingRule
@@ -16,12 +17,12 @@ GRIDS = st.builds(WorkerGrid, st.integers(1, 64), st.integers(1, 16), st.integer
 
 
 def rule_of(name: str) -> ScalingRule:
-    return ScalingRule(name, REFERENCE if name in ("linear", "sqrt") else None)
+    return ScalingRule(name, REFERENCE if name in ("linear", "sqrt", "legw") else None)
 
 
 def test_all_rules_are_known_to_recipes():
     assert set(get_args(Recipe.model_fields["scaling"].annotation)) == set(RULES)
-    assert len(RULES) == 4
+    assert len(RULES) == 7
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -29,6 +30,19 @@ def test_all_rules_are_known_to_recipes():
 def test_identity_at_the_reference(name, base_lr):  # L2
     """One worker that takes the reference batch is the reference of every rule."""
     assert rule_of(name).peak(base_lr, WorkerGrid(1, 1, REFERENCE)) == base_lr
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("text", ["5ep", "0.15625ep", "600st", "2560im", "0"])
+def test_the_warmup_stays_at_the_reference(name, text):  # L2
+    assert rule_of(name).warmup(Duration.parse(text), WorkerGrid(1, 1, REFERENCE)) == Duration.parse(text)
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(grid=GRIDS, steps=st.integers(0, 10**6))
+def test_a_warmup_in_steps_is_never_changed(name, grid, steps):
+    length = Duration.parse(f"{steps}st")
+    assert rule_of(name).warmup(length, grid) == length
 
 
 @pytest.mark.parametrize("name", RULES)

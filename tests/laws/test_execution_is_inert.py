@@ -27,6 +27,8 @@ USUAL = {
     "checkpoint_every": "60s",
     "log_every": 1,
     "tensorboard": "true",
+    "compare_batchnorm": "false",
+    "digests": "false",
 }
 OTHER = {
     "out": "elsewhere/deep/run",
@@ -36,6 +38,8 @@ OTHER = {
     "checkpoint_every": "1st",
     "log_every": 4,
     "tensorboard": "false",
+    "compare_batchnorm": "true",
+    "digests": "true",
 }
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from widestep.errors import UsageError
-from widestep.models.build import MODEL_NAMES, build_model
+from widestep.models.block import BlockContext
+from widestep.models.build import MODEL_NAMES, build_model, model_fingerprint
 from widestep.models.layers import StackedConv2d
 from widestep.models.stacked import parameter_roles
 
@@ -117,7 +118,8 @@ def test_roles_of_resnet50():  # O3
 
 
 def test_roles_of_a_convolution_with_bias():
-    assert parameter_roles(StackedConv2d(1, 2, 3, 1, 1, num_slots=2, bias=True)) == {"weight": "weight", "bias": "bias"}
+    layer = StackedConv2d(1, 2, 3, 1, 1, num_slots=2, context=BlockContext(), bias=True)
+    assert parameter_roles(layer) == {"weight": "weight", "bias": "bias"}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,21 @@ def test_what_cannot_be_built_is_said_in_words(changes, words):
     asked = {"name": "digits-resnet", "num_classes": 10, "image_shape": (1, 8, 8), **changes}
     with pytest.raises(UsageError, match=words):
         build_model(asked.pop("name"), **asked)
+
+
+def test_a_file_without_a_name_is_answered_by_the_form():
+    with pytest.raises(UsageError, match=r"got 'net\.py'\. A model of your own reads net\.py:NAME\.$"):
+        build_model("net.py", num_classes=10, image_shape=(3, 32, 32))
+
+
+def test_shipped_models_have_no_fingerprint_but_ours():
+    assert {model_fingerprint(name) for name in MODEL_NAMES} == {"shipped"}
+
+
+def test_everything_of_a_shipped_model_is_trained():
+    model = build_model("digits-resnet", num_classes=10, image_shape=(1, 8, 8), num_slots=2)
+    assert model.trained_names() == list(model.slot_parameters(1))
+    assert not model.draws_globally
 
 
 def test_every_name_is_said_once():

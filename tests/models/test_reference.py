@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from widestep.models.build import build_model
-from widestep.models.initialise import initialise
 
 
 def normalised(x, parameters, path):
@@ -77,7 +76,7 @@ def test_workers_and_slots_against_the_reference(name, made, images_for):
 
 def test_resnet50_on_small_images():
     model = build_model("resnet50", num_classes=10, image_shape=(3, 64, 64))
-    initialise(model, 0, torch.Generator().manual_seed(0))
+    model.initialise(0, 0)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     logits = model(images)
     assert logits.shape == (2, 1, 10)

@@ -13,9 +13,9 @@ def labels_for(num_images: int, num_slots: int) -> torch.Tensor:
     return torch.arange(num_images * num_slots).view(num_images, num_slots) * 7 % 5
 
 
-def gradients(model, images, num_workers, labels):
+def gradients(model, images, num_workers, labels, keys=None):
     """Gradients of the summed cross-entropy of all images and slots, with the logits and the recorded statistics."""
-    model.context.begin(num_workers)
+    model.context.begin(num_workers, keys)
     logits = model(images)
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").sum()
     grads = torch.autograd.grad(loss, list(model.parameters()))
@@ -29,17 +29,19 @@ def assert_near(ours, theirs):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_block_of_workers_is_a_loop_over_workers(name, made, images_for):  # W8
+def test_a_block_of_workers_is_a_loop_over_workers(name, made, images_for, keys_of):  # W8
     num_workers, images_per_worker = 3, 4
-    model = made(name, seeds=(0, 1))
+    model = made(name, seeds=(0, 1), dropout=0.4)
     num_images = num_workers * images_per_worker
     images = torch.cat([images_for(name, num_images, seed=slot) for slot in range(2)], dim=1)
     labels = labels_for(num_images, 2)
-    logits, grads, statistics = gradients(model, images, num_workers, labels)
+    logits, grads, statistics = gradients(model, images, num_workers, labels, keys_of(range(3), 2))
     total = {key: torch.zeros_like(grad) for key, grad in grads.items()}
     for worker in range(num_workers):
         own = slice(worker, None, num_workers)
-        own_logits, own_grads, own_statistics = gradients(model, images[own], 1, labels[own])
+        own_logits, own_grads, own_statistics = gradients(
+            model, images[own], 1, labels[own], keys_of(range(worker, worker + 1), 2)
+        )
         assert_near(logits[own], own_logits)
         for key, grad in own_grads.items():
             total[key] += grad
@@ -49,6 +51,41 @@ def test_a_block_of_workers_is_a_loop_over_workers(name, made, images_for):  # W
             assert_near(fused.variance[worker : worker + 1], alone.variance)
     for key, grad in grads.items():
         assert_near(grad, total[key])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 5e-6)])
+@pytest.mark.parametrize(("name", "num_workers"), [("digits-resnet", 10), ("cifar-resnet20", 3), ("tiny-bottleneck", 3)])
+def test_every_workers_own_gradient_from_one_pass(name, num_workers, dtype, tolerance, made, images_for, keys_of):  # W8
+    model = made(name, seeds=(0, 1), dtype=dtype, dropout=0.4)
+    num_images = 4 * num_workers
+    images = torch.cat([images_for(name, num_images, seed=slot, dtype=dtype) for slot in range(2)], dim=1)
+    labels = labels_for(num_images, 2)
+    parameters = list(model.parameters())
+    model.context.begin(num_workers, keys_of(range(num_workers), 2), per_worker=True)
+    logits = model(images)
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").sum()
+    apart = torch.autograd.grad(loss, model.context.worker_leaves(parameters))
+    assert [tuple(piece.shape) for piece in apart] == [(num_workers, *parameter.shape) for parameter in parameters]
+    in_float64 = made(name, seeds=(0, 1), dropout=0.4)
+    summed = {key: torch.zeros_like(parameter) for key, parameter in in_float64.named_parameters()}
+    for worker in range(num_workers):
+        own = slice(worker, None, num_workers)
+        keys = keys_of(range(worker, worker + 1), 2)
+        own_logits, own_grads, own_statistics = gradients(in_float64, images[own].double(), 1, labels[own], keys)
+        assert_within(tolerance, logits[own].detach(), own_logits)
+        scale = max(grad.abs().max() for grad in own_grads.values())
+        for piece, (key, grad) in zip(apart, own_grads.items(), strict=True):
+            assert_within(tolerance, piece[worker], grad, scale)
+            summed[key] += grad
+        for together, alone in zip(model.context.batch_statistics(), own_statistics, strict=True):
+            assert_within(tolerance, together.mean[worker], alone.mean[0])
+            assert_within(tolerance, together.variance[worker], alone.variance[0])
+    for piece, grad in zip(apart, summed.values(), strict=True):
+        assert_within(tolerance, piece.sum(0), grad)
+
+
+def assert_within(tolerance, ours, theirs, scale=1.0):
+    assert (ours.double() - theirs).abs().max() <= tolerance * max(scale, theirs.abs().max().item())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,23 +178,25 @@ def test_batch_norms_are_in_the_order_of_their_statistics(made, images_for):
         torch.testing.assert_close(statistics.mean[0], seen[norm].detach())
 
 
-def test_dropout_falls_between_the_features_and_the_classifier():
-    """With everything dropped the logits are the biases; the uniforms asked for are those of the 16 features."""
+def test_dropout_falls_between_the_features_and_the_classifier(keys_of):
+    """The logits are those of the features times their masks: two workers of two images, T = 2, 16 features a slot."""
     model = build_model("digits-resnet", num_classes=3, image_shape=(1, 8, 8), num_slots=2, dropout=0.5)
-    model.fc.weight.detach().fill_(1.0)
-    model.fc.bias.detach().copy_(torch.arange(6.0))
-    model.bn1.bias.detach().fill_(1.0)
-    asked = []
-
-    def drop_all(layer_number: int, width: int) -> torch.Tensor:
-        asked.append((layer_number, width))
-        return torch.zeros(4, 2, width)
-
-    model.context.begin(2, drop_all)
-    assert model(torch.ones(4, 2, 8, 8)).tolist() == [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]] * 4
-    assert asked == [(0, 16)]
+    for slot in range(2):
+        model.initialise(slot, slot)
+    images = torch.rand(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    seen = []
+    model.dropout.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    model.context.begin(2, keys_of(range(2), num_slots=2))
+    logits = model(images)
+    for worker in range(2):
+        for slot in range(2):
+            generator = torch.Generator().manual_seed(10 * worker + slot)
+            mask = (torch.rand(2, 16, generator=generator) >= 0.5) * 2.0
+            parameters = model.slot_parameters(slot)
+            features = seen[0][worker::2, 16 * slot : 16 * slot + 16] * mask
+            expected = features @ parameters["fc.weight"].T + parameters["fc.bias"]
+            torch.testing.assert_close(logits[worker::2, slot], expected)
     assert model.eval()(torch.ones(1, 2, 8, 8)).shape == (1, 2, 3)
-    assert asked == [(0, 16)]
 
 
 def test_images_that_do_not_divide_among_the_workers_are_our_bug(made, images_for):

@@ -1,135 +1,34 @@
-"""The optimizer against torch's own and a recursion on paper, and the tensors without decay (statements O1, O3)."""
+"""Parameter groups by role (statement O3), what is read back from an optimizer, and the factor of clipping (W6)."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from widestep.errors import UsageError
 from widestep.models.build import build_model
 from widestep.models.stacked import Role, parameter_roles
-from widestep.optim.build import applied, build_optimizer, update
-from widestep.plan.recipe import Recipe
+from widestep.optim.build import applied, build_optimizer, clip_factor, set_rate, update
+from widestep.plan.duration import Duration
+from widestep.plan.recipe import OptimizerName, Recipe
 
-ROLES: Mapping[str, Role] = {
-    "conv": "weight",
-    "bn.weight": "batchnorm",
-    "bn.bias": "batchnorm",
-    "fc": "weight",
-    "fc.bias": "bias",
-}
-SHAPES = {"conv": (8, 3, 3, 3), "bn.weight": (8,), "bn.bias": (8,), "fc": (10, 37), "fc.bias": (10,)}
-DECAYED = {
-    "none": ["conv", "bn.weight", "bn.bias", "fc", "fc.bias"],
-    "batchnorm": ["conv", "fc", "fc.bias"],
-    "batchnorm+bias": ["conv", "fc"],
-}
+ROLES: Mapping[str, Role] = {"conv": "weight", "bn": "batchnorm", "bn.bias": "batchnorm", "fc": "weight", "fc.bias": "bias"}
 
 
-def made(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in SHAPES.items()}
-
-
-def trained(step: Callable[[], object], parameters: Mapping[str, Tensor], set_rate: Callable[[float], None]) -> None:
-    """Take 20 steps with gradients and rates made up beforehand."""
-    for number in range(20):
-        set_rate(0.05 * (number + 1))
-        for name, gradient in made(100 + number, next(iter(parameters.values())).dtype).items():
-            parameters[name].grad = gradient
-        step()
-
-
-def run_ours(recipe: Recipe, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    parameters = {name: tensor.requires_grad_() for name, tensor in made(0, dtype).items()}
-    optimizer = build_optimizer(recipe, parameters, ROLES)
-
-    def set_rate(rate: float) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-    trained(lambda: update(optimizer), parameters, set_rate)
-    return {name: tensor.detach() for name, tensor in parameters.items()}
-
-
-@pytest.mark.parametrize("name", ["sgd", "nesterov"])
-@pytest.mark.parametrize("exempt", DECAYED)
-@pytest.mark.parametrize("fused", [True, False])
-def test_twenty_steps_equal_torchs_sgd(name: str, exempt: str, fused: bool) -> None:  # O1, O5
-    """Bit for bit with the same kernel, to rounding with torch's loop over tensors."""
-    ours = run_ours(Recipe(optimizer=name, momentum=0.9, weight_decay=0.01, decay_exempt=exempt))
-    theirs = {name: tensor.requires_grad_() for name, tensor in made(0).items()}
-    groups = [
-        {"params": [theirs[key] for key in SHAPES if key in DECAYED[exempt]], "weight_decay": 0.01},
-        {"params": [theirs[key] for key in SHAPES if key not in DECAYED[exempt]], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=1.0, momentum=0.9, nesterov=name == "nesterov", fused=fused
-    )
-
-    def set_rate(rate: float) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-    trained(optimizer.step, theirs, set_rate)
-    for key, tensor in theirs.items():
-        if fused:
-            assert ours[key].numpy().tobytes() == tensor.detach().numpy().tobytes()
-        else:
-            torch.testing.assert_close(ours[key], tensor.detach(), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["sgd", "nesterov"])
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_twenty_steps_by_the_formula(name: str, momentum: float) -> None:
-    """v = m v + g + wd w; w -= lr v, or lr (g + wd w + m v) with Nesterov momentum."""
-    recipe = Recipe(optimizer=name, momentum=momentum, weight_decay=0.01, decay_exempt="batchnorm")
-    ours = run_ours(recipe, torch.float64)
-    w = made(0, torch.float64)
-    v = {key: torch.zeros_like(tensor) for key, tensor in w.items()}
-    for number in range(20):
-        for key, g in made(100 + number, torch.float64).items():
-            slope = g + (0.01 * w[key] if key in DECAYED["batchnorm"] else 0.0)
-            v[key] = momentum * v[key] + slope
-            w[key] = w[key] - 0.05 * (number + 1) * (slope + momentum * v[key] if name == "nesterov" else v[key])
-    for key, tensor in w.items():
-        torch.testing.assert_close(ours[key], tensor, rtol=1e-12, atol=1e-12)
-
-
-def test_rate_outside_the_velocity_is_momentum_correction() -> None:  # O1
-    """On f = w^2/2 from w = 1 with a jump of the rate from 1e-3 to 1e-1.
-
-    With u = lr v, the rate inside, the velocity must be multiplied by lr_t / lr_(t-1) (Goyal et al. 2017, equation 10);
-    without that correction the jump ends elsewhere.
-    """
-    rates = [1e-3] * 10 + [1e-1] * 5
-    w = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    optimizer = build_optimizer(Recipe(momentum=0.9, weight_decay=0.0), {"w": w}, {"w": "weight"})
-    outside, velocity = 1.0, 0.0
-    inside = {True: (1.0, 0.0), False: (1.0, 0.0)}
-    for step, rate in enumerate(rates):
-        optimizer.param_groups[0]["lr"] = rate
-        w.grad = w.detach().clone()  # f' = w
-        update(optimizer)
-        velocity = 0.9 * velocity + outside
-        outside -= rate * velocity
-        for corrected, (point, u) in inside.items():
-            factor = rate / rates[step - 1] if corrected and step else 1.0
-            moved = 0.9 * factor * u + rate * point
-            inside[corrected] = point - moved, moved
-        assert w.item() == pytest.approx(outside, rel=1e-14)
-        assert w.item() == pytest.approx(inside[True][0], rel=1e-13)
-    assert math.fabs(w.item() - inside[False][0]) > 0.1
+def made(roles: Mapping[str, Role] = ROLES) -> dict[str, Tensor]:
+    return {name: torch.full((4,), 1.0 + place) for place, name in enumerate(roles)}
 
 
 @pytest.mark.parametrize(("exempt", "num_exempt"), [("none", 0), ("batchnorm", 106), ("batchnorm+bias", 107)])
-def test_tensors_of_resnet50_without_decay(exempt: str, num_exempt: int) -> None:  # O3
+@pytest.mark.parametrize("name", ["sgd", "lars-tf", "adamw"])
+def test_tensors_of_resnet50_without_decay(name: OptimizerName, exempt: str, num_exempt: int) -> None:  # O3
     """53 batch normalisations have 106 scales and shifts; with the classifier's bias 107 of the 161 tensors are exempt."""
     model = build_model("resnet50", num_classes=1000, image_shape=(3, 224, 224))
     parameters, roles = model.slot_parameters(0), parameter_roles(model)
-    optimizer = build_optimizer(Recipe(decay_exempt=exempt, weight_decay=1e-4), parameters, roles)
-    groups = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
+    recipe = Recipe(optimizer=name, decay_exempt=exempt, trust_exempt=exempt, weight_decay=1e-4)
+    groups = {group["weight_decay"]: group["params"] for group in build_optimizer(recipe, parameters, roles).param_groups}
     assert len(parameters) == 161
     assert {decay: len(tensors) for decay, tensors in groups.items()} == (
         {1e-4: 161 - num_exempt, 0.0: num_exempt} if num_exempt else {1e-4: 161}
@@ -143,12 +42,130 @@ def test_everything_exempt_is_one_group() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0]
 
 
-def test_what_is_applied_is_read_back() -> None:
-    recipe = Recipe(optimizer="nesterov", momentum=0.8, weight_decay=0.5, decay_exempt="batchnorm+bias")
-    optimizer = build_optimizer(recipe, made(0), ROLES)
-    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.25
-    shared = {"lr": 0.25, "momentum": 0.8, "nesterov": True}
+def test_groups_of_a_trust_ratio_follow_both_exemptions() -> None:  # O3
+    """At most three groups: what is exempt from the one is exempt from the other, or the other way round."""
+    found = {}
+    for decay in ("none", "batchnorm", "batchnorm+bias"):
+        for trust in ("none", "batchnorm", "batchnorm+bias"):
+            recipe = Recipe(optimizer="lars-nus", weight_decay=0.5, decay_exempt=decay, trust_exempt=trust)
+            groups = build_optimizer(recipe, made(), ROLES).param_groups
+            found[decay, trust] = [(group["name"], len(group["params"])) for group in groups]
+            assert [group["weight_decay"] for group in groups] == [0.5 * group["name"].startswith("d") for group in groups]
+    both, with_ratio, without = "batchnorm+bias", ", with trust ratio", ", without trust ratio"
+    assert found == {
+        ("none", "none"): [("decayed", 5)],
+        ("none", "batchnorm"): [("decayed", 3), ("decayed" + without, 2)],
+        ("none", both): [("decayed", 2), ("decayed" + without, 3)],
+        ("batchnorm", "none"): [("decayed", 3), ("exempt" + with_ratio, 2)],
+        ("batchnorm", "batchnorm"): [("decayed", 3), ("exempt", 2)],
+        ("batchnorm", both): [("decayed", 2), ("decayed" + without, 1), ("exempt", 2)],
+        (both, "none"): [("decayed", 2), ("exempt" + with_ratio, 3)],
+        (both, "batchnorm"): [("decayed", 2), ("exempt" + with_ratio, 1), ("exempt", 2)],
+        (both, both): [("decayed", 2), ("exempt", 3)],
+    }
+
+
+def test_other_optimizers_do_not_care_for_trust() -> None:
+    for name in ("sgd", "nesterov", "adamw", "rmsprop-sgd"):
+        recipe = Recipe(optimizer=name, decay_exempt="none", trust_exempt="batchnorm+bias")
+        assert [group["name"] for group in build_optimizer(recipe, made(), ROLES).param_groups] == ["decayed"]
+
+
+def test_roles_of_untrained_parameters_are_ignored() -> None:
+    trained = {name: tensor for name, tensor in made().items() if name != "conv"}
+    groups = build_optimizer(Recipe(decay_exempt="batchnorm"), trained, ROLES).param_groups
+    assert [len(group["params"]) for group in groups] == [2, 2]
+
+
+EXPECTED = {
+    "sgd": {"momentum": 0.8, "nesterov": False},
+    "nesterov": {"momentum": 0.8, "nesterov": True},
+    "adamw": {"beta1": 0.6, "beta2": 0.7},
+    "lamb": {"beta1": 0.6, "beta2": 0.7, "trust": None},
+    "lars-tf": {"momentum": 0.8, "trust": None},
+    "lars-torch": {"momentum": 0.8, "trust": None},
+    "lars-nus": {"momentum": 0.8, "trust": None},
+    "rmsprop-sgd": {"momentum": 0.8, "beta2": 0.7, "sgd_share": None},
+}
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_what_is_applied_is_read_back(name: OptimizerName) -> None:
+    recipe = Recipe(
+        optimizer=name,
+        momentum=0.8,
+        beta1=0.6,
+        beta2=0.7,
+        weight_decay=0.5,
+        decay_exempt="batchnorm+bias",
+    )
+    optimizer = build_optimizer(recipe, made(), ROLES)
+    set_rate(optimizer, 0.25, 3.0)
     assert applied(optimizer) == [
-        {**shared, "weight_decay": 0.5, "num_tensors": 2},
-        {**shared, "weight_decay": 0.0, "num_tensors": 3},
+        {"name": "decayed", "lr": 0.25, "weight_decay": 0.5, "num_tensors": 2, **EXPECTED[name]},
+        {"name": "exempt", "lr": 0.25, "weight_decay": 0.0, "num_tensors": 3, **EXPECTED[name]},
     ]
+
+
+def test_momentum_0_is_no_nesterov_momentum() -> None:
+    optimizer = build_optimizer(Recipe(optimizer="nesterov", momentum=0.0), made(), ROLES)
+    assert [group["nesterov"] for group in applied(optimizer)] == [False]
+
+
+@pytest.mark.parametrize("num_tensors", [3, 4])
+@pytest.mark.parametrize("name", ["lars-tf", "lars-torch", "lars-nus", "lamb"])
+def test_ratios_of_the_last_step_are_read_back(name: OptimizerName, num_tensors: int) -> None:
+    """Norms 2, 4, 8 (and 64) of weights over norms 2 of gradients, times 1/8; or over 2, Adam's first step of 4 values."""
+    roles: dict[str, Role] = {f"w{place}": "weight" for place in range(num_tensors)} | {"bias": "bias"}
+    parameters = {key: torch.full((4,), size) for key, size in zip(roles, [1.0, 2.0, 4.0, 32.0], strict=False)}
+    parameters["bias"] = torch.full((4,), 1e6)
+    recipe = Recipe(optimizer=name, weight_decay=0.0, trust_coefficient=0.125, epsilon=1e-300, decay_exempt="batchnorm+bias")
+    optimizer = build_optimizer(recipe, parameters, roles)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones(4)
+    set_rate(optimizer, 1e-30, 0.0)
+    for _ in range(2):
+        update(optimizer)
+    unit = 1.0 if name == "lamb" else 0.125
+    expected = {"smallest": unit, "median": (2 if num_tensors == 3 else 3) * unit, "largest": 4 * unit}
+    if num_tensors == 4:
+        expected["largest"] = 32 * unit
+    assert [group["trust"] for group in applied(optimizer)] == [pytest.approx(expected), None]
+
+
+def test_rate_and_epoch_reach_every_group() -> None:
+    optimizer = build_optimizer(Recipe(optimizer="rmsprop-sgd", decay_exempt="batchnorm"), made(), ROLES)
+    for parameter in optimizer.param_groups[0]["params"] + optimizer.param_groups[1]["params"]:
+        parameter.grad = torch.ones(4)
+    set_rate(optimizer, 0.5, 11.25)
+    update(optimizer)
+    assert [(group["lr"], group["sgd_share"]) for group in applied(optimizer)] == [(0.5, 0.75)] * 2
+
+
+def test_lengths_of_the_blend_in_steps_need_a_translation() -> None:
+    recipe = Recipe(optimizer="rmsprop-sgd", blend_centre="600st", blend_period="5ep")
+    with pytest.raises(UsageError, match=r"Got 600st; give it in epochs, for example 10ep\.$"):
+        build_optimizer(recipe, made(), ROLES)
+
+    def in_epochs(length: Duration) -> float:
+        return length.epochs(steps_per_epoch=300, global_batch=32)
+
+    optimizer = build_optimizer(recipe, made(), ROLES, in_epochs)
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones(4)
+    set_rate(optimizer, 0.5, 2.0)
+    update(optimizer)
+    assert applied(optimizer)[0]["sgd_share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("norm", "limit", "factor"),
+    [(5.0, 1.0, 0.2), (1.0, 1.0, 1.0), (0.5, 1.0, 1.0), (0.0, 1.0, 1.0), (1e30, 1e-3, 1e-33), (3.0, 2.0, 2.0 / 3.0)],
+)
+def test_only_gradients_that_are_too_long_are_clipped(norm: float, limit: float, factor: float) -> None:  # W6
+    assert clip_factor(norm, limit) == factor
+
+
+def test_a_clipped_gradient_has_the_length_allowed() -> None:  # W6
+    gradient = torch.tensor([3.0, -4.0, 12.0])
+    assert float((gradient * clip_factor(13.0, 6.5)).norm()) == 6.5

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from widestep.errors import UsageError
-from widestep.plan.duration import Duration, Progress
+from widestep.plan.duration import Duration
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_a_third_of_an_epoch_written_in_decimals_is_exact():
     assert Duration.parse(0.3).steps(steps_per_epoch=10, global_batch=1) == 3
     assert Duration.parse("0.7").steps(steps_per_epoch=10, global_batch=1) == 7
     assert Duration.parse(2.3).steps(steps_per_epoch=100, global_batch=1) == 230  # in floats 229.99999999999997
+
+
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [("5ep", 210), ("7.3ep", Fraction(3_066, 10)), ("600st", 600), ("15360im", Fraction(1, 2)), ("61440im", 2)],
+)
+def test_exact_lengths_in_steps(value, steps):
+    assert Duration.parse(value).exact_steps(steps_per_epoch=42, global_batch=30_720) == steps
 
 
 @pytest.mark.parametrize(("value", "epochs"), [("5ep", 5.0), ("2.5ep", 2.5), ("21st", 0.5), ("61440im", 2 / 42)])
@@ -100,11 +108,3 @@ VALUES = (True, False, None, [5], 1e-7, -1, 10**12 + 1, float("nan"), "999999999
 def test_what_is_no_duration_is_refused(value):
     with pytest.raises(UsageError, match=r"^A duration is a number of epochs, steps or images, for example 5, .* Got "):
         Duration.parse(value)
-
-
-@pytest.mark.parametrize(
-    ("step", "epoch", "step_in_epoch"), [(0, 0, 0), (41, 0, 41), (42, 1, 0), (45, 1, 3), (3_779, 89, 41), (3_780, 90, 0)]
-)
-def test_progress(step, epoch, step_in_epoch):
-    progress = Progress(step, 42)
-    assert (progress.epoch, progress.step_in_epoch) == (epoch, step_in_epoch)

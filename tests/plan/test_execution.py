@@ -18,6 +18,8 @@ ALTERNATIVES = {
     "checkpoint_every": "200st",
     "log_every": "10",
     "tensorboard": "false",
+    "compare_batchnorm": "true",
+    "digests": "true",
 }
 
 

@@ -4,7 +4,7 @@ from widestep.errors import UsageError
 from widestep.plan.duration import Duration
 from widestep.plan.execution import Execution
 from widestep.plan.fields import build, perhaps, replaced
-from widestep.plan.grid import WorkerGrid
+from widestep.plan.grid import RampPoint, WorkerGrid
 from widestep.plan.recipe import Recipe
 
 
@@ -29,6 +29,17 @@ def from_toml(**values: object) -> Recipe:
         ("decay_at", "30,60ep, 80", (Duration.parse(30), Duration.parse(60), Duration.parse(80))),
         ("decay_at", "30", (Duration.parse(30),)),
         ("decay_at", "", ()),
+        ("decay_factor", "0.1", (0.1,)),
+        ("decay_factor", "0.5, 1e-1,1", (0.5, 0.1, 1.0)),
+        ("decay_end", "85ep", Duration.parse(85)),
+        ("decay_end", "none", None),
+        ("worker_ramp", "30ep:8, 60:16", (RampPoint(30, 8), RampPoint(60, 16))),
+        ("worker_ramp", "", ()),
+        ("batchnorm", "group:4", "group:4"),
+        ("batchnorm", "sync", "sync"),
+        ("clip_norm", "1", 1.0),
+        ("clip_norm", "none", None),
+        ("warmup_overshoot", "yes", True),
         ("warmup_start", "zero", "zero"),
         ("warmup_start", "base", "base"),
         ("warmup_start", "1e-3", 0.001),
@@ -39,7 +50,8 @@ def from_toml(**values: object) -> Recipe:
     ],
 )
 def test_text_from_the_command_line(name, text, value):
-    assert getattr(from_command_line(**{name: text}), name) == value
+    together = {"decay_at": "1,2,3"} if name == "decay_factor" else {}
+    assert getattr(from_command_line(**{**together, name: text}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -52,6 +64,14 @@ def test_text_from_the_command_line(name, text, value):
         ("decay_at", [30, "600st", 2.5], (Duration.parse(30), Duration.parse("600st"), Duration.parse(2.5))),
         ("decay_at", 30, (Duration.parse(30),)),
         ("decay_at", [], ()),
+        ("decay_factor", 1, (1.0,)),
+        ("decay_factor", [0.1, 0.5, 1], (0.1, 0.5, 1.0)),
+        ("decay_end", 85, Duration.parse("85ep")),
+        ("decay_end", "none", None),
+        ("worker_ramp", ["30ep:8", "60ep:16"], (RampPoint(30, 8), RampPoint(60, 16))),
+        ("worker_ramp", "30ep:8", (RampPoint(30, 8),)),
+        ("worker_ramp", [], ()),
+        ("adascale_smoothing", 0, 0.0),
         ("warmup_start", 0, 0.0),
         ("train_images", "none", None),
     ],
@@ -61,10 +81,11 @@ def test_values_from_toml(name, given, value):
     assert (found, type(found)) == (value, type(value))
 
 
-NUMBERS = {name for name, field in Recipe.model_fields.items() if field.annotation is float}
+NUMBERS = {name for name, field in Recipe.model_fields.items() if field.annotation in (float, float | None)}
 COUNTS = {name for name, field in Recipe.model_fields.items() if field.annotation in (int, int | None)}
 CHOICES = {name for name, field in Recipe.model_fields.items() if "Literal" in repr(field.annotation)}
-DURATIONS = {name for name, field in Recipe.model_fields.items() if field.annotation is Duration}
+BOOLEANS = {name for name, field in Recipe.model_fields.items() if field.annotation is bool}
+DURATIONS = {name for name, field in Recipe.model_fields.items() if field.annotation is Duration} | {"decay_end"}
 NOT_NUMBERS = ("1e-3", "0", True, float("inf"), float("-inf"), float("nan"), [0.1], {"a": 1})
 NOT_COUNTS = (1.0, "1", True, 1.5, [1])
 NOT_DURATIONS = (True, "soon", -1, float("nan"), float("inf"), "2.5st")
@@ -76,7 +97,16 @@ REFUSED = [
     *(("decay_at", value) for value in (*NOT_DURATIONS, [[5]], ["5ep", True])),
     *(("grid", value) for value in ("4x6", 4, [4, 6, 128], True)),
     *(("warmup_start", value) for value in ("peak", -0.1, True, float("inf"), float("nan"), [0.1], "", 10**400)),
-    *(("zero_gamma", value) for value in ("true", 1, 0, "yes")),
+    *((name, value) for name in sorted(BOOLEANS) for value in ("true", 1, 0, "yes")),
+    *(
+        ("decay_factor", value)
+        for value in (0, -0.1, 1.1, True, [True, 0.1], [0.1, 0], [], "", "x", float("nan"), {"0.1": 1})
+    ),
+    *(
+        ("worker_ramp", value)
+        for value in ("30", "0ep:8", "30ep:0", "1.5ep:8", "30:8,30:9", "60:8,30:9", 30, True, {"30:8": 1})
+    ),
+    *(("batchnorm", value) for value in ("group", "group:0", "group:1.5", "group:-1", "none", "LOCAL", 4, True, None, "")),
     *((name, value) for name in ("data", "model") for value in (1, True, ["digits"])),
 ]
 
@@ -87,7 +117,8 @@ def test_the_kinds_of_fields_are_all_there():
     assert len(NUMBERS) > 8
     assert len(COUNTS) > 6
     assert len(CHOICES) > 7
-    assert len(DURATIONS) > 2
+    assert len(DURATIONS) > 5
+    assert len(BOOLEANS) > 3
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED)
@@ -111,7 +142,28 @@ def test_what_does_not_fit_is_refused_with_the_fields_name(name, value):
             "40x6",
             "grid (in the recipe x.toml): A grid reads NODESxWORKERSxIMAGES, for example 40x6x128. Got '40x6'.",
         ),
-        ("optimizer", "adam", "optimizer (in the recipe x.toml): Input should be 'sgd' or 'nesterov'. Got 'adam'."),
+        (
+            "warmup_first",
+            "opened",
+            "warmup_first (in the recipe x.toml): Input should be 'open' or 'closed'. Got 'opened'.",
+        ),
+        (
+            "worker_ramp",
+            "60ep:8,30ep:16",
+            "worker_ramp (in the recipe x.toml): A ramp names its epochs in rising order. Got 60ep:8, 30ep:16.",
+        ),
+        (
+            "decay_factor",
+            [0.1, True],
+            "decay_factor (in the recipe x.toml): A factor of the decay is a number above 0 and at most 1, or a list of "
+            "them. Got [0.1, True].",
+        ),
+        (
+            "batchnorm",
+            "group:0",
+            "batchnorm (in the recipe x.toml): Batch normalisation is local, sync or group:K, for example group:4. "
+            "Got 'group:0'.",
+        ),
     ],
 )
 def test_the_sentence(name, value, sentence):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from widestep.errors import UsageError
-from widestep.plan.grid import WorkerGrid
+from widestep.plan.grid import RampPoint, WorkerGrid
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,34 @@ def test_what_is_no_grid_is_refused(text):
     with pytest.raises(UsageError) as caught:
         WorkerGrid.parse(text)
     assert str(caught.value) == f"A grid reads NODESxWORKERSxIMAGES, for example 40x6x128. Got {text!r}."
+
+
+def test_other_numbers_of_workers():
+    grid = WorkerGrid.parse("40x6x128")
+    more = grid.with_workers(480)
+    assert (more.num_workers, more.images_per_worker, more.global_batch) == (480, 128, 61_440)
+    assert grid.with_workers(240) is grid
+    assert grid.with_workers(1).global_batch == 128
+
+
+@pytest.mark.parametrize(("text", "point"), [("30ep:8", (30, 8)), ("30:8", (30, 8)), (" 1ep:240\n", (1, 240))])
+def test_points_of_a_ramp(text, point):
+    found = RampPoint.parse(text)
+    assert (found.epoch, found.num_workers) == point
+    assert RampPoint.parse(str(found)) == found
+    assert RampPoint.parse(found) is found
+
+
+@given(st.integers(1, 999_999_999), st.integers(1, 9_999_999))
+def test_text_and_point_say_the_same(epoch, workers):
+    assert RampPoint.parse(str(RampPoint(epoch, workers))) == RampPoint(epoch, workers)
+
+
+POINTS = ("30", "30ep", "0ep:8", "30ep:0", "2.5ep:8", "30st:8", "30im:8", "-1:8", "30ep:8x2", "30 ep:8", "")
+
+
+@pytest.mark.parametrize("text", [*POINTS, 30, None, True, (30, 8)])
+def test_what_is_no_point_of_a_ramp_is_refused(text):
+    with pytest.raises(UsageError) as caught:
+        RampPoint.parse(text)
+    assert str(caught.value) == (f"A ramp point reads EPOCH:WORKERS, for example 30ep:8, with a whole epoch. Got {text!r}.")

@@ -25,8 +25,9 @@ def horovod(epoch: int, batch: int, num_batches: int, num_workers: int, num_warm
     return BASE * num_workers * 0.1 ** sum(epoch >= boundary for boundary in (30, 60, 80))
 
 
-def poster(nodes: int, warmup: str | float, tail: str) -> Recipe:
-    return recipes.changed(recipes.load("poster").recipe, {"grid": f"{nodes}x6x128", "warmup": str(warmup), "tail": tail})
+def poster(nodes: int, warmup: str | float, tail: str, **fields: str) -> Recipe:
+    given = {"grid": f"{nodes}x6x128", "warmup": str(warmup), "tail": tail, **fields}
+    return recipes.changed(recipes.load("poster").recipe, given)
 
 
 @pytest.mark.parametrize("tail", ["pad", "drop"])
@@ -69,3 +70,42 @@ def test_a_fractional_warmup_never_passes_the_peak(nodes, warmup):
 
 def test_what_the_published_formula_does_with_a_fractional_warmup():
     assert round(max(horovod(2, i, 42, 240, 2.5) for i in range(42)) / 3.0, 3) == 1.199  # L4
+
+
+@pytest.mark.parametrize("scaling", ["per-worker", "none-as-run"])
+@pytest.mark.parametrize("warmup", [*WARMUPS, 0.1, 0.5, 2.5, 7.3, 12.75, 30.5])
+@pytest.mark.parametrize("nodes", [4, 40])
+def test_overshooting_is_the_published_formula_at_every_step(nodes, warmup, scaling):
+    """L4; 30.5 epochs of warmup go on past the first decay point, which then comes at epoch 31."""
+    plan = RunPlan(poster(nodes, warmup, "pad", warmup_overshoot="true", scaling=scaling), NUM_TRAIN)
+    num_batches = STEPS_PADDED[nodes]
+    published = [horovod(e, i, num_batches, 6 * nodes, warmup) for e, i in itertools.product(range(90), range(num_batches))]
+    rates = [plan.lr(step) for step in range(plan.total_steps)]
+    np.testing.assert_allclose(rates, published, rtol=1e-13, atol=0)
+
+
+def test_overshooting_by_hand():
+    """L4: 0.0125 x (3/2.5 x 239 + 1) = 0.0125 x 287.8 at the end of epoch 2, and 3.0 from epoch 3 on."""
+    plan = RunPlan(poster(40, 2.5, "pad", warmup_overshoot="true"), NUM_TRAIN)
+    assert plan.warmup_steps == 3 * 42
+    assert plan.lr(125) == pytest.approx(3.5975, rel=1e-14)
+    assert round(plan.lr(125) / 3.0, 3) == 1.199
+    assert plan.lr(126) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("warmup", "top", "end"),
+    [
+        ("105st", 126 / 105, 126),  # 2.5 epochs of 42 steps
+        ("3225600im", 126 / 105, 126),
+        ("126st", 1.0, 126),  # three whole epochs: nothing to overshoot
+        ("1st", 42.0, 42),
+        ("0", 0.0, 0),
+    ],
+)
+def test_overshooting_in_other_units(warmup, top, end):
+    plan = RunPlan(poster(40, warmup, "pad", warmup_overshoot="true"), NUM_TRAIN)
+    assert plan.warmup_steps == end
+    if end:
+        assert plan.lr(end - 1) == pytest.approx(BASE + (3.0 - BASE) * top, rel=1e-13)
+    assert plan.lr(end) == 3.0

@@ -21,49 +21,80 @@ ALTERNATIVES = {
     "model": "resnet50",
     "dropout": 0.1,
     "zero_gamma": True,
+    "classifier_std": 0.01,
+    "worker_ramp": "30ep:8",
     "grid": "8x1x4",  # as many images as the default: the workers count
     "epochs": "1080st",
     "tail": "pad",
     "seed": 1,
     "optimizer": "nesterov",
     "momentum": 0.5,
+    "beta1": 0.5,
+    "beta2": 0.5,
+    "epsilon": 1e-6,
     "weight_decay": 1e-4,
     "decay_exempt": "batchnorm",
+    "trust_coefficient": 0.002,
+    "trust_epsilon": 1e-6,
+    "trust_exempt": "none",
+    "rmsprop_lr": 1e-4,
+    "blend_centre": "9ep",
+    "blend_period": "150st",
+    "clip_norm": 1.0,
     "label_smoothing": 0.1,
     "base_lr": 0.1,
     "scaling": "sqrt",
     "reference_batch": 255,
+    "adascale_smoothing": 0.0,
     "warmup": "60st",
     "warmup_shape": "exponential",
     "warmup_power": 3.0,
     "warmup_start": 0.045,  # the value of base_lr
     "warmup_first": "closed",
+    "warmup_overshoot": True,
     "lr_decay": "cosine",
     "decay_at": ["12ep", "24ep"],
-    "decay_factor": 0.2,
+    "decay_factor": [0.1, 0.1, 0.2],
     "decay_power": 1.0,
+    "decay_end": "36ep",  # the value of epochs
     "final_lr": 1e-9,
+    "batchnorm": "group:1",  # as local, in other words
     "batchnorm_momentum": 0.01,
     "batchnorm_running": "worker0",
+    "batchnorm_recompute": "never",
+    "batchnorm_images": 8191,
     "workers_per_forward": 2,
+    "worker_norms": True,
+    "precision": "bf16",
+    "tf32": True,
+    "mode": "fast",
+    "compression": "fp16",
     "stack": 2,
     "evaluate_every": "2ep",
     "images_per_evaluation": 255,
+    "val_images": 50,
+    "evaluation": "batch-means",
     "threads": 2,
 }
+NEEDED = {"compression": {"mode": "fast"}}
+"""What a field needs others to be, so that it can have its other value."""
+
+
+def base_of(name: str) -> Recipe:
+    return recipes.changed(BASE, NEEDED.get(name, {}), typed=True)
 
 
 def altered(name: str) -> Recipe:
-    return recipes.changed(BASE, {name: ALTERNATIVES[name]}, typed=True)
+    return recipes.changed(base_of(name), {name: ALTERNATIVES[name]}, typed=True)
 
 
 @pytest.mark.parametrize("name", list(Recipe.model_fields))
 def test_every_field_changes_the_fingerprint(name):
     """A new field fails here until it has an alternative above."""
-    other = altered(name)
-    assert other != BASE
-    assert list(differences(BASE, other)) == [name]
-    assert other.fingerprint != BASE.fingerprint
+    base, other = base_of(name), altered(name)
+    assert other != base
+    assert list(differences(base, other)) == [name]
+    assert other.fingerprint != base.fingerprint
 
 
 def test_all_fingerprints_differ():
@@ -78,13 +109,24 @@ def test_a_fingerprint_is_16_hexadecimal_digits():
 
 @pytest.mark.parametrize("name", list(Recipe.model_fields))
 def test_the_stack_ignores_exactly_the_fields_of_a_slot(name):
-    assert (altered(name).stack_key == BASE.stack_key) == (name in PER_SLOT_FIELDS)
+    assert (altered(name).stack_key == base_of(name).stack_key) == (name in PER_SLOT_FIELDS)
+
+
+def test_runs_of_a_stack_compute_the_workers_norms_or_none_does():
+    """AdaScale has them always; a run with another rule may share its stack when it has them too."""
+    adascale, plain, with_norms = Recipe(scaling="adascale"), Recipe(), Recipe(worker_norms=True)
+    assert adascale.stack_key != plain.stack_key
+    assert with_norms.stack_key != plain.stack_key
+    assert Recipe(scaling="adascale", worker_norms=True).stack_key == with_norms.stack_key
+    assert (adascale.has_worker_norms, plain.has_worker_norms, with_norms.has_worker_norms) == (True, False, True)
 
 
 SHARED_BY_A_STACK = {  # data and images, the network's computation, the length and the rhythm of training
-    *("data", "train_images", "image_size", "augment", "tail", "grid", "epochs", "evaluate_every", "images_per_evaluation"),
-    *("model", "dropout", "label_smoothing", "batchnorm_momentum", "batchnorm_running", "workers_per_forward"),
-    *("stack", "threads"),
+    *("data", "train_images", "image_size", "augment", "tail", "grid", "worker_ramp", "epochs"),
+    *("evaluate_every", "images_per_evaluation", "val_images", "evaluation"),
+    *("model", "dropout", "label_smoothing", "workers_per_forward", "worker_norms"),
+    *("batchnorm", "batchnorm_momentum", "batchnorm_running", "batchnorm_recompute", "batchnorm_images"),
+    *("precision", "tf32", "mode", "compression", "stack", "threads"),
 }
 
 
@@ -159,6 +201,29 @@ def test_differences_name_both_values():
         ({"epochs": "0"}, "at least one step. epochs is 0; give for example"),
         ({"epochs": "0st"}, "at least one step. epochs is 0; give for example"),
         ({"evaluate_every": "0"}, "at least one step. evaluate_every is 0; give for example"),
+        ({"scaling": "legw"}, "The scaling rule 'legw' needs the global batch that base_lr was tuned for. None was given"),
+        (
+            {"scaling": "none-as-run", "reference_batch": "8"},
+            "'none-as-run' has one worker as its reference, so reference_b",
+        ),
+        ({"scaling": "adascale", "reference_batch": "32"}, "AdaScale's reference is one worker, so reference_batch is left"),
+        ({"decay_factor": "0.1,0.2"}, "Got 2 factors for 3 points of decay_at."),
+        ({"decay_factor": "0.1,0.2", "decay_at": ""}, "Got 2 factors for 0 points of decay_at."),
+        ({"batchnorm": "group:3"}, "must divide the workers. Got batchnorm = group:3 for 4 workers; choose"),
+        (
+            {"batchnorm": "group:4", "worker_ramp": "2ep:6"},
+            "must divide the workers. Got batchnorm = group:4 for 6 workers;",
+        ),
+        ({"scaling": "adascale", "batchnorm": "sync"}, "batchnorm must be local. Got sync."),
+        ({"worker_norms": "true", "batchnorm": "group:2"}, "batchnorm must be local. Got group:2."),
+        ({"mode": "fast", "scaling": "adascale"}, "AdaScale, worker_norms and batchnorm = sync need mode = reproducible."),
+        ({"mode": "fast", "worker_norms": "true"}, "AdaScale, worker_norms and batchnorm = sync need mode = reproducible."),
+        ({"mode": "fast", "batchnorm": "sync"}, "AdaScale, worker_norms and batchnorm = sync need mode = reproducible."),
+        ({"compression": "fp16"}, "only fast mode may. Got compression = fp16 with mode = reproducible."),
+        (
+            {"base_lr": "1e308", "grid": "1x1x1", "worker_ramp": "1ep:10"},
+            "The peak rate must be a positive number. It is inf;",
+        ),
         ({"base_lr": "1e308", "grid": "10x1x1"}, "The peak rate must be a positive number. It is inf; change base_lr"),
         (
             {"base_lr": "1e-300", "scaling": "linear", "reference_batch": f"{10**100}"},
@@ -196,6 +261,10 @@ def floats(low: float, high: float, **bounds: bool) -> st.SearchStrategy[float]:
     return st.floats(low, high, **bounds).map(abs)  # no -0.0
 
 
+def ramps(epochs: set[int]) -> st.SearchStrategy[list[str]]:
+    return st.tuples(*[st.builds(f"{epoch}ep:{{}}".format, st.integers(1, 9_999_999)) for epoch in sorted(epochs)]).map(list)
+
+
 STRATEGIES = {
     "data": st.one_of(st.text(), st.text(st.characters(categories=["Cc", "Zs", "Po"]))),
     "train_images": st.none() | st.integers(1),
@@ -204,34 +273,59 @@ STRATEGIES = {
     "model": st.text(),
     "dropout": floats(0, 1, exclude_max=True),
     "zero_gamma": st.booleans(),
+    "classifier_std": st.none() | floats(0, 1e300, exclude_min=True),
+    "worker_ramp": st.sets(st.integers(1, 999_999_999), max_size=3).flatmap(ramps),
     "grid": st.builds("{}x{}x{}".format, *[st.integers(1, 9_999)] * 3),
     "epochs": durations(positive=True),
     "tail": choice("tail"),
     "seed": st.integers(0, 2**63 - 1),
     "optimizer": choice("optimizer"),
     "momentum": floats(0, 1, exclude_max=True),
+    "beta1": floats(0, 1, exclude_max=True),
+    "beta2": floats(0, 1, exclude_max=True),
+    "epsilon": floats(1e-300, 1e300),
     "weight_decay": floats(0, 1e300),
     "decay_exempt": choice("decay_exempt"),
+    "trust_coefficient": floats(0, 1e300, exclude_min=True),
+    "trust_epsilon": floats(0, 1e300),
+    "trust_exempt": choice("trust_exempt"),
+    "rmsprop_lr": floats(0, 1e300, exclude_min=True),
+    "blend_centre": durations(positive=False),
+    "blend_period": durations(positive=False),
+    "clip_norm": st.none() | floats(0, 1e300, exclude_min=True),
     "label_smoothing": floats(0, 1, exclude_max=True),
     "base_lr": floats(1e-200, 1e200),
     "scaling": choice("scaling"),
     "reference_batch": st.none() | st.integers(1, 10**9),
+    "adascale_smoothing": st.none() | floats(0, 1, exclude_max=True),
     "warmup": durations(positive=False),
     "warmup_shape": choice("warmup_shape"),
     "warmup_power": floats(0, 1e300, exclude_min=True),
     "warmup_start": st.sampled_from(["base", "zero"]) | floats(0, 1e300),
     "warmup_first": choice("warmup_first"),
+    "warmup_overshoot": st.booleans(),
     "lr_decay": choice("lr_decay"),
     "decay_at": st.lists(durations(positive=False), max_size=4),
-    "decay_factor": floats(0, 1, exclude_min=True),
+    "decay_factor": st.lists(floats(0, 1, exclude_min=True), min_size=1, max_size=4),
     "decay_power": floats(0, 1e300, exclude_min=True),
+    "decay_end": st.none() | durations(positive=True),
     "final_lr": floats(0, 1e300),
+    "batchnorm": st.sampled_from(["local", "sync", "group:1"]),
     "batchnorm_momentum": floats(0, 1, exclude_min=True),
     "batchnorm_running": choice("batchnorm_running"),
+    "batchnorm_recompute": choice("batchnorm_recompute"),
+    "batchnorm_images": st.integers(1, 10**9),
     "workers_per_forward": st.integers(1, 10**9),
+    "worker_norms": st.booleans(),
+    "precision": choice("precision"),
+    "tf32": st.booleans(),
+    "mode": choice("mode"),
+    "compression": choice("compression"),
     "stack": st.integers(1, 1024),
     "evaluate_every": durations(positive=True),
     "images_per_evaluation": st.integers(1, 10**9),
+    "val_images": st.none() | st.integers(1, 10**9),
+    "evaluation": choice("evaluation"),
     "threads": st.integers(1, 1024),
 }
 
@@ -240,15 +334,31 @@ STRATEGIES = {
 def random_recipes(draw: st.DrawFn) -> Recipe:
     """A recipe with any values that fit together."""
     values = draw(st.fixed_dictionaries({}, optional=STRATEGIES))
-    if values.get("scaling") in ("linear", "sqrt"):
+    if values.get("scaling") in ("linear", "sqrt", "legw"):
         values["reference_batch"] = values.get("reference_batch") or 256
     elif values.get("scaling") != "none":
         values.pop("reference_batch", None)
     if values.get("lr_decay") == "exponential":
         values["final_lr"] = values.get("final_lr") or 1e-4
-    if values.get("warmup_shape") == "exponential" and values.get("warmup_start") in ("zero", 0.0):
+    needs_a_start = values.get("warmup_shape") == "exponential" or values.get("optimizer") == "rmsprop-sgd"
+    if needs_a_start and values.get("warmup_start") in ("zero", 0.0):
         del values["warmup_start"]
+    if len(values.get("decay_factor", [0.1])) != len(values.get("decay_at", "123")):
+        values["decay_factor"] = values.get("decay_factor", [0.1])[:1]
+    if values.get("scaling") == "adascale" or values.get("worker_norms"):
+        values["mode"] = "reproducible"
+        values.pop("batchnorm", None)
+    if values.get("batchnorm") == "sync":
+        values["mode"] = "reproducible"
+    if values.get("mode") != "fast":
+        values.pop("compression", None)
     return Recipe(**values)
+
+
+def test_the_rate_that_rmsprop_divides_by_is_not_zero():
+    with pytest.raises(UsageError, match="must not be 0"):
+        Recipe(optimizer="rmsprop-sgd", warmup_start="zero", warmup_first="closed")
+    Recipe(optimizer="rmsprop-sgd", warmup_start="zero", warmup_first="open")
 
 
 def test_every_field_is_drawn():
@@ -264,7 +374,7 @@ def test_toml_says_all_of_a_recipe(recipe):
 
 def as_option(value: object) -> str:
     if isinstance(value, list):
-        return ",".join(value)
+        return ",".join(map(str, value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

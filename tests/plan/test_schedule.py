@@ -80,15 +80,74 @@ def test_rounding_does_not_lift_a_rate_above_the_peak(start, peak, num_steps):
 
 
 @pytest.mark.parametrize(
+    ("shape", "first", "start", "rates"),
+    [
+        # two steps and a half of warmup that go on to the end of the fourth: t = 0.4, 0.8, 1.2, 1.6 (closed: 0 to 1.2)
+        ("linear", "open", 0.0, [0.4, 0.8, 1.2, 1.6, 1.0]),
+        ("linear", "closed", 0.0, [0.0, 0.4, 0.8, 1.2, 1.0]),
+        ("linear", "open", 0.5, [0.7, 0.9, 1.1, 1.3, 1.0]),
+        ("exponential", "open", 2**-5, [2**-3, 2**-1, 2.0, 8.0, 1.0]),
+        ("polynomial", "open", 0.0, [0.16, 0.64, 1.44, 2.56, 1.0]),
+        ("constant", "open", 0.5, [0.5, 0.5, 0.5, 0.5, 1.0]),
+        ("linear", "open", 3.0, [1.0, 1.0, 1.0, 1.0, 1.0]),  # a start above the peak counts as the peak
+    ],
+)
+def test_overshooting_by_hand(shape, first, start, rates):
+    rate = warmup(shape, start, 1.0, 4, first=first, power=2.0, length=2.5)
+    assert [rate(step) for step in range(5)] == pytest.approx(rates, rel=1e-14, abs=0)  # L4
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    first=st.sampled_from(["open", "closed"]),
+    start=st.floats(1e-3, 100.0),
+    peak=st.floats(1e-3, 100.0),
+    num_steps=st.integers(0, 100),
+    missing=st.floats(0.0, 0.9),
+)
+def test_an_overshoot_rises_and_ends(shape, first, start, peak, num_steps, missing):
+    length = num_steps * (1.0 - missing)
+    rate = warmup(shape, start, peak, num_steps, first=first, power=2.0, length=length)
+    rates = [rate(step) for step in range(num_steps + 2)]
+    assert rates[:num_steps] == sorted(rates[:num_steps])
+    assert rates[num_steps:] == [peak] * 2
+    if missing == 0.0:  # a warmup of whole epochs
+        plain = warmup(shape, start, peak, num_steps, first=first, power=2.0)
+        assert rates == [plain(step) for step in range(num_steps + 2)]
+
+
+@pytest.mark.parametrize(
     ("step", "rate"), [(0, 3.0), (29, 3.0), (30, 0.3), (59, 0.3), (60, 0.03), (79, 0.03), (80, 0.003), (89, 0.003)]
 )
 def test_step_decay(step, rate):
-    assert step_decay(3.0, [30, 60, 80], 0.1)(step) == pytest.approx(rate, rel=1e-15)  # L5
+    assert step_decay(3.0, [30, 60, 80], [0.1])(step) == pytest.approx(rate, rel=1e-15)  # L5
 
 
 def test_step_decay_with_two_boundaries_at_one_step():
-    decay = step_decay(1.0, [10, 10], 0.5)
+    decay = step_decay(1.0, [10, 10], [0.5])
     assert [decay(9), decay(10)] == [1.0, 0.25]
+
+
+def test_step_decay_with_a_factor_for_each_boundary():
+    """Akiba et al. 2017: x 0.5 for 40 epochs, x 0.075 for 30, x 0.01 for 15, x 0.001 for 5."""
+    decay = step_decay(6.4, [40, 70, 85], [0.15, 2 / 15, 0.1])
+    assert [decay(epoch) / 6.4 * 0.5 for epoch in (0, 39, 40, 69, 70, 84, 85, 89)] == pytest.approx(
+        [0.5, 0.5, 0.075, 0.075, 0.01, 0.01, 0.001, 0.001], rel=1e-14
+    )
+    shuffled = step_decay(6.4, [85, 40, 70], [0.1, 0.15, 2 / 15])
+    assert [shuffled(epoch) for epoch in range(90)] == [decay(epoch) for epoch in range(90)]
+
+
+def test_one_factor_is_the_same_factor_at_every_boundary():
+    for factor in (0.1, 0.3, 0.97, 1.0):
+        one, each = step_decay(3.0, [30, 60, 80], [factor]), step_decay(3.0, [30, 60, 80], [factor] * 3)
+        assert [one(step) for step in range(90)] == [each(step) for step in range(90)]
+    assert step_decay(3.0, [], [0.1])(10**9) == 3.0
+
+
+def test_there_is_a_factor_for_each_boundary():
+    with pytest.raises(ValueError, match="zip"):
+        step_decay(1.0, [1, 2, 3], [0.1, 0.2])
 
 
 def test_cosine_decay():
@@ -107,6 +166,8 @@ def test_exponential_and_constant_decay():
     decay = exponential_decay(1.0, 1e-4, 0, 4)
     assert [decay(step) for step in range(5)] == pytest.approx([1.0, 1e-1, 1e-2, 1e-3, 1e-4], rel=1e-14)  # L5
     assert {constant(3.0)(step) for step in (0, 1, 10**9)} == {3.0}  # L5
+    assert 4.9 * (1e-5 / 4.9) != 1e-5  # whatever the rounding, the final rate is what was asked for
+    assert {exponential_decay(4.9, 1e-5, 0, 4)(step) for step in (4, 5, 10**9)} == {1e-5}
 
 
 @given(
@@ -126,14 +187,12 @@ def test_every_decay_begins_exactly_at_the_peak_and_never_rises(shape, peak, sha
     }[shape]
     rates = [decay(step) for step in range(start, end + 2)]
     assert rates[0] == peak  # L3: the join with the warmup
-    assert rates[-1] == rates[-2] == pytest.approx(final, rel=1e-14)
+    assert rates[-1] == rates[-2] == final  # it arrives, and stays
     assert all(later <= rate * (1 + 1e-15) for rate, later in itertools.pairwise(rates))
-    if shape != "exponential":
-        assert rates[-1] == final
 
 
 def test_the_join():
-    schedule = LRSchedule(warmup("linear", 0.0, 1.0, 2), step_decay(1.0, [1, 3], 0.1), 2, 5)
+    schedule = LRSchedule(warmup("linear", 0.0, 1.0, 2), step_decay(1.0, [1, 3], [0.1]), 2, 5)
     assert schedule.trace() == pytest.approx([0.5, 1.0, 0.1, 0.01, 0.01])  # L5: absolute steps, whatever the warmup
 
 

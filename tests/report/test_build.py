@@ -66,6 +66,7 @@ def test_findings_are_written_as_reported(poster):
     assert said["a"] == said["c"] == said["b-iter"] == "supported"
     assert said["e"] == "contradicted"
     assert [finding.record() for finding in summary.findings] == records
+    assert json.loads((directory / "report" / "audit.json").read_text())["num_runs"] == 204
 
 
 def test_figure_tables_hold_n(poster):
@@ -168,6 +169,59 @@ def test_single_runs(runs, tmp_path):
     assert max(rates) == pytest.approx(0.045 * 40)
     assert "<code>warmup</code>" in text
     assert summary_lines(summary)[0] == "2 of 3 complete, 1 missing"
+
+
+def plant(run, lr, weights):
+    """Give a fake run a ledger of one rate throughout, and weights."""
+    path = run / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"weights_sha256": weights}))
+    groups = [{"name": "all", "lr": lr, "weight_decay": 5e-5, "momentum": 0.9, "num_tensors": 161}]
+    lines = [json.dumps({"step": step, "groups": groups, "images": 320}) for step in range(result["steps"])]
+    (run / "ledger.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_an_option_that_changed_nothing_is_in_the_report(tmp_path, small_text, fakes):
+    """Linear, sqrt and none, of which sqrt was ignored."""
+    text = small_text.replace("seeds = [0, 1, 2, 3, 4, 5, 6, 7, 8]", "seeds = [3, 4]")
+    study = studies.parse(text[: text.index("[arms.batch]")] + text[text.index("[arms.rule]") : text.index("[claims.a]")])
+    directory = fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(800 + seed))
+    for cell in study.cells("rule"):
+        for seed in study.seeds:
+            lr = 0.045 if cell.recipe.scaling == "none" else 1.8
+            plant(directory / "trials" / cell.fingerprint(seed), lr, f"{lr}, {seed}")
+    summary = build_report(directory)
+    said = (
+        "scaling linear against sqrt changed nothing that was applied at any of the 108 recorded steps in 2 seeds; the "
+        "weights are the same bytes (rule: scaling linear; rule: scaling sqrt)"
+    )
+    assert summary.audit == [said]
+    page = summary.page.read_text()
+    assert page.count(said) == 2  # at the top and under Audit
+    assert "6 of 6 runs audited. " in page
+    records = json.loads((directory / "report" / "findings.json").read_text())
+    assert [(record["claim"], record["text"], record["n"]) for record in records] == [("audit", said, 2)]
+    lines = summary_lines(summary)
+    assert lines[1].startswith("audit  scaling linear against sqrt changed nothing")
+    assert all(len(line) <= 100 for line in lines[:-1])
+    assert " ".join(line.strip() for line in lines[1:-1]) == f"audit  {said}"
+
+
+def test_single_runs_are_audited(runs, tmp_path, small_text, fakes):
+    """Two runs that differ in the shape of a warmup; a third with another seed is not compared with them."""
+    recipe = studies.parse(small_text).cells("rule")[0].recipe
+    found = []
+    for name, changes in (("a", {}), ("b", {"warmup_shape": "constant"}), ("c", {"seed": 1, "base_lr": 0.3})):
+        found.append(tmp_path / name)
+        fakes.run(found[-1], recipe.model_copy(update=changes), fakes.planned(810), np.random.default_rng(1))
+        plant(found[-1], 1.8, "the same")
+    summary = build_run_report(found, tmp_path / "out")
+    (said,) = summary.audit
+    assert said.startswith(
+        "warmup_shape linear against constant changed nothing that was applied at any of the 108 recorded"
+    )
+    assert said.endswith("in 1 seed; the weights are the same bytes (a; b)")
+    assert said in summary.page.read_text()
 
 
 def test_single_runs_refuse_what_is_no_run(runs, tmp_path):

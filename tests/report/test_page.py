@@ -10,7 +10,7 @@ import pytest
 from widestep.report.claims import Finding
 from widestep.report.drawing import Drawing, draw
 from widestep.report.figures import FigureData, Series
-from widestep.report.page import FigureBlock, Page, Table, coded, figure_table, forest, inline, render
+from widestep.report.page import AuditSection, FigureBlock, Page, Table, coded, figure_table, forest, inline, render
 
 NAN = float("nan")
 FINDING = Finding(
@@ -74,6 +74,7 @@ def page(block, **changes):
         findings_words="One undecided.",
         figures=[block, replace(block, data=replace(CURVES, number=3), drawing=draw(replace(CURVES, number=3)))],
         tables=[Table("Results", ["run", "n"], [["r", "1"]])],
+        audit=AuditSection("3 of 3 audited.", ["x did nothing."], ["y acts."], Table("Digests", ["arm"], [["z"]], "Equal.")),
         method=[("Pairs", "By seed.")],
         notes=["A note."],
         facts=[("torch", "2.13")],
@@ -95,7 +96,20 @@ def test_nothing_is_loaded_and_nothing_runs(block):
 
 def test_every_part_is_there_and_the_page_is_stable(block):
     text = page(block)
-    for words in ("Title", "Partial.", "Accuracy falls.", "A caption.", "Results", "By seed.", "A note.", "2.13"):
+    for words in (
+        "Title",
+        "Partial.",
+        "Accuracy falls.",
+        "A caption.",
+        "Results",
+        "By seed.",
+        "A note.",
+        "2.13",
+        "3 of 3 audited.",
+        "x did nothing.",
+        "y acts.",
+        "Equal.",
+    ):
         assert words in text
     assert "<code>5ep</code>" in text
     assert text == page(block)
@@ -106,7 +120,8 @@ def test_figures_have_a_role_a_name_and_their_numbers(block):
     figures = [value for tag, name, value in outline.attributes if (tag, name) == ("svg", "role")]
     assert figures == ["img", "img"]
     assert [value for value in outline.values("aria-label") if value.startswith("Figure 2. Curves. a, n = 3")]
-    assert outline.tags.count("figcaption") == outline.tags.count("details") == outline.tags.count("figure") == 2
+    assert outline.tags.count("figcaption") == outline.tags.count("figure") == 2
+    assert outline.tags.count("details") == 3  # the audit's too
 
 
 def test_ids_are_unique_and_references_resolve(block):
@@ -154,6 +169,7 @@ def test_names_are_escaped_everywhere(block):
         notices=[HOSTILE],
         findings=[replace(FINDING, claim=HOSTILE, text=HOSTILE, detail=HOSTILE, test=HOSTILE, unit=HOSTILE)],
         tables=[Table(HOSTILE, [HOSTILE], [[HOSTILE, HOSTILE]], HOSTILE)],
+        audit=AuditSection(HOSTILE, [HOSTILE], [HOSTILE], Table(HOSTILE, [HOSTILE], [[HOSTILE, HOSTILE]], HOSTILE)),
         method=[(HOSTILE, HOSTILE)],
         notes=[HOSTILE],
         facts=[(HOSTILE, HOSTILE)],
@@ -188,6 +204,14 @@ def test_curves_stand_side_by_side_in_the_table():
     table = figure_table(CURVES)
     assert table.headers == ["epoch", "a, n = 3", "b, n = 3"]
     assert table.rows == [["1", *["50.00 [49.00, 51.00]"] * 2], ["2", "90", "90"]]
+
+
+def test_an_audit_without_parts_is_its_words(block):
+    text = page(block, audit=AuditSection("Nothing found.", [], [], Table("Digests", ["arm"], [])))
+    section = text[text.index('<section aria-labelledby="audit">') :].partition("</section>")[0]
+    assert "Nothing found." in section
+    assert not {"ul", "details", "table"} & set(Outline(section).tags)
+    assert 'aria-labelledby="audit"' not in page(block, audit=None)
 
 
 def test_code_between_backticks():

@@ -155,7 +155,7 @@ def test_a_field_of_the_study(parsed, line, place, given):
         ('"twelve"', '"a;touch PWNED"', "name (in the study): "),
         ('"twelve"', '"../up"', "name (in the study): "),
         ('"twelve"', '""', "name (in the study): "),
-        ('recipe = "digits"', 'recipe = "digitz"', "A recipe is one of digits, digits-iter, poster, or a TOML file."),
+        ('recipe = "digits"', 'recipe = "digitz"', "A recipe is one of akiba2017, algoperf-momentum, "),
         ("[arms.warm]", "[arms.warm]\naxis = 3", "arms.warm.axis (in the study): "),
         ("[arms.warm]", "[arms]\nwarm = 3\n[arms.other]", "arms.warm (in the study): "),
         ("warmup = [", "warm_up = [", "Claim worst compares along 'warmup', so arm warm needs two values of that axis."),

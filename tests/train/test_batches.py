@@ -1,6 +1,7 @@
-"""Which images, augmentation keys and dropout numbers each worker gets (statements D1, D3, D4)."""
+"""Which images, augmentation keys and dropout keys each worker gets (statements D1, D3, D4, B1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from widestep.data.source import open_source
 from widestep.data.split import Split, stratified_split
 from widestep.plan.randomness import Stream
 from widestep.plan.recipe import Recipe
+from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
 from widestep.train.batches import Batches
-from widestep.workers.engine import Block
+from widestep.workers.blocks import Block
 
 CPU = torch.device("cpu")
 
@@ -45,21 +47,23 @@ class Numbered:
         """Nothing to close."""
 
 
-def batches(num_train: int = 53, seeds: tuple[int, ...] = (0,), **fields: Any) -> tuple[Batches, Numbered]:
+def batches(num_train: int = 53, seeds: Sequence[int] = (0,), **fields: Any) -> tuple[Batches, Numbered]:
     source = Numbered(num_train)
-    plans = [RunPlan(Recipe(seed=seed, **fields), num_train) for seed in seeds]
-    return Batches(source, plans, CPU), source
+    num_processes = fields.pop("num_processes", 1)
+    plans = [RunPlan(changed(Recipe(), {"seed": seed, **fields}), num_train) for seed in seeds]
+    return Batches(source, plans, CPU, num_processes), source
 
 
-def images_of(blocks: list[Block], worker: int, slot: int = 0) -> list[int]:
-    """Find a worker's images: image n of a block of k workers belongs to its worker n % k."""
+def images_of(blocks: list[Block], group: int, slot: int = 0) -> list[int]:
+    """Find the images of a group of workers, mostly one: image n of a block of k groups belongs to its group n % k."""
     for block in blocks:
-        if worker in block.workers:
-            k = len(block.workers)
-            mine = block.images[block.workers.index(worker) :: k]
+        if group in block.groups:
+            k = len(block.groups)
+            mine = block.images[block.groups.index(group) :: k]
+            assert block.images_per_group == len(mine) == len(block.images) / k
             assert mine.shape[1:] == (2 * block.labels.shape[1], 1, 1)
             assert (mine[:, 2 * slot] == -mine[:, 2 * slot + 1]).all()
-            assert block.labels[block.workers.index(worker) :: k, slot].tolist() == (7 * mine[:, 2 * slot, 0, 0]).tolist()
+            assert block.labels[block.groups.index(group) :: k, slot].tolist() == (7 * mine[:, 2 * slot, 0, 0]).tolist()
             return [int(image) for image in mine[:, 2 * slot, 0, 0]]
     return []
 
@@ -85,7 +89,7 @@ def test_worker_w_takes_every_wth_image(together: int, tail: str) -> None:  # D1
             for first in range(0, 5, together):
                 workers = range(first, min(first + together, 5))
                 blocks = list(found.at(step)(workers))
-                assert [worker for block in blocks for worker in block.workers] == list(workers)
+                assert [worker for block in blocks for worker in block.groups] == list(workers)
                 for worker in workers:
                     assert images_of(blocks, worker) == in_step[worker::5]
 
@@ -107,9 +111,69 @@ def test_an_epoch_holds_every_image_once() -> None:  # D1
 def test_a_short_step_has_blocks_of_equal_shares(num_train: int, shapes: list[tuple[range, int]]) -> None:
     found, _ = batches(num_train, grid="1x5x4", tail="short")
     blocks = list(found.at(0)(range(5)))
-    assert [(block.workers, len(block.images) // len(block.workers)) for block in blocks] == shapes
+    assert [(block.groups, block.images_per_group) for block in blocks] == shapes
     assert found.num_images(0) == num_train
-    assert list(found.at(0)(range(3, 5))) == [] if num_train == 3 else True
+    assert (list(found.at(0)(range(3, 5))) == []) == (num_train == 3)
+
+
+@pytest.mark.parametrize(("together", "batchnorm"), [(2, "group:2"), (3, "group:3"), (6, "sync")])
+@pytest.mark.parametrize("tail", ["pad", "short"])
+def test_a_group_has_the_images_of_its_workers(together: int, batchnorm: str, tail: str) -> None:  # B1, D1
+    """53 images of 6 workers with 4 each: two full steps, then 5 images, of which `pad` makes 6: one or none a worker."""
+    found, _ = batches(grid="1x6x4", tail=tail, batchnorm=batchnorm)
+    order = order_of(0, 0, 53)
+    order += order[:1] if tail == "pad" else []
+    for step in range(3):
+        in_step = order[24 * step : 24 * step + 24]
+        blocks = list(found.at(step)(range(6)))
+        seen = []
+        for group in range(6 // together):
+            expected = [image for n, image in enumerate(in_step) if n % 6 // together == group]
+            assert images_of(blocks, group) == expected
+            assert images_of(list(found.at(step)(range(group * together, (group + 1) * together))), group) == expected
+            seen += expected
+        assert sorted(seen) == sorted(in_step)
+        assert len(blocks) == len({len(images_of(blocks, group)) for group in range(6 // together)} - {0})
+
+
+def test_workers_join_where_the_recipe_says() -> None:  # D1
+    """Two workers of 4 images in epoch 0, three in epoch 1, six from epoch 2 on: 6, 4 and 2 steps an epoch of 53 images."""
+    found, _ = batches(grid="1x2x4", worker_ramp="1ep:3,2ep:6", epochs="4", num_processes=3, workers_per_forward=2)
+    sizes = [2] * 6 + [3] * 4 + [6] * 2 + [6] * 2
+    place, epoch = 0, 0
+    for step, num_workers in enumerate(sizes):
+        if place == 0 or place + 4 * num_workers > 53:
+            order, place, epoch = order_of(0, epoch, 53), 0, epoch + 1
+        in_step = order[place : place + 4 * num_workers]
+        place += 4 * num_workers
+        placement = found.placement(step)
+        assert found.num_images(step) == 4 * num_workers
+        assert (placement.num_workers, placement.workers_per_block, placement.num_processes) == (num_workers, 2, 3)
+        for block in range(placement.num_blocks):
+            workers = placement.workers(block)
+            given = list(found.at(step)(workers))
+            for worker in workers:
+                assert images_of(given, worker) == in_step[worker::num_workers]
+    assert epoch == 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tail", "steps"),
+    [(1, "drop", 1), (20, "drop", 1), (21, "drop", 2), (40, "drop", 2), (41, "drop", 2), (41, "short", 3), (8192, "pad", 3)],
+)
+def test_statistics_are_computed_from_whole_steps(wanted: int, tail: str, steps: int) -> None:  # B3
+    """53 images, 20 a step: two steps an epoch and 13 images left over; one epoch at most."""
+    found, _ = batches(grid="1x5x4", tail=tail, batchnorm_images=wanted)
+    assert found.steps_for_statistics() == range(steps)
+
+
+def test_the_digest_names_the_images_in_order() -> None:
+    expected = sha256(b"".join(image.to_bytes(8, "little") for image in order_of(4, 1, 53)[20:40])).hexdigest()[:16]
+    for num_processes, stack in ((1, 1), (3, 1), (2, 5)):
+        found, _ = batches(grid="1x5x4", seeds=(4,) if stack == 1 else range(5), num_processes=num_processes, stack=stack)
+        assert found.digest_of_ids(3, slot=4 % stack) == expected
+    digests = {batches(grid="1x5x4", seeds=(seed,))[0].digest_of_ids(step, 0) for seed in (0, 1) for step in range(4)}
+    assert len(digests) == 8
 
 
 def test_slots_have_their_own_images_beside_one_another() -> None:
@@ -146,52 +210,59 @@ def test_no_keys_are_made_where_nothing_is_augmented() -> None:
     assert set().union(*keys_of_epoch(0, "1x5x4", "short", augment="none").values()) == {0}
 
 
-def uniforms(block: Block, layer: int = 0, width: int = 16) -> dict[int, Tensor]:
-    """The dropout numbers of every worker of a block: shape (images, T, width)."""
-    assert block.dropout_uniforms is not None
-    drawn = block.dropout_uniforms(layer, width)
-    assert drawn.shape == (len(block.images), block.labels.shape[1], width)
-    assert drawn.dtype == torch.float32
-    assert ((drawn >= 0) & (drawn <= 1)).all()
-    k = len(block.workers)
-    return {worker: drawn[place::k] for place, worker in enumerate(block.workers)}
+def dropout_keys(block: Block, layer: int = 0) -> dict[int, list[int]]:
+    """The dropout keys of every group of a block, one a slot."""
+    assert block.dropout_keys is not None
+    keys = block.dropout_keys(layer)
+    assert keys.shape == (len(block.groups), block.labels.shape[1])
+    assert keys.dtype == np.uint64
+    return dict(zip(block.groups, keys.tolist(), strict=True))
 
 
-def test_dropout_numbers_do_not_depend_on_the_block() -> None:  # D4
+def test_dropout_keys_do_not_depend_on_the_block() -> None:  # D4
     found, _ = batches(grid="1x12x4", seeds=(0, 1), stack=2)
     (together,) = found.at(0)(range(12))
-    expected = uniforms(together)
+    expected = dropout_keys(together)
+    assert sorted(expected) == list(range(12))
     for size in (1, 2, 5):
         for first in range(0, 12, size):
             (block,) = found.at(0)(range(first, min(first + size, 12)))
-            assert all(drawn.equal(expected[worker]) for worker, drawn in uniforms(block).items())
+            assert all(keys == expected[worker] for worker, keys in dropout_keys(block).items())
 
 
-def test_dropout_numbers_are_those_of_seed_step_worker_and_layer() -> None:  # D4
+def test_dropout_keys_are_those_of_seed_step_worker_and_layer() -> None:  # D4
     found, _ = batches(grid="1x5x4", seeds=(0, 6), stack=2)
     (block,) = found.at(1)(range(2, 5))
-    for slot, seed in enumerate((0, 6)):
-        expected = Stream(seed, "dropout").uniforms(np.arange(4 * 16), 1, 3, 2).astype(np.float32).reshape(4, 16)
-        assert np.array_equal(uniforms(block, layer=2)[3][:, slot].numpy(), expected)
+    expected = [Stream(seed, "dropout").key(1, 3, 2) for seed in (0, 6)]
+    assert dropout_keys(block, layer=2)[3] == expected
 
 
-def test_dropout_numbers_differ_between_steps_workers_layers_and_seeds() -> None:
+def test_dropout_keys_differ_between_steps_groups_layers_and_seeds() -> None:
     drawn = []
     for seed in (0, 1):
-        found, _ = batches(grid="1x5x4", seeds=(seed,))
+        found, _ = batches(grid="1x6x4", seeds=(seed,), batchnorm="group:2")
         for step in (0, 1):
-            (block,) = found.at(step)(range(5))
-            drawn += [tensor for layer in (0, 1) for tensor in uniforms(block, layer).values()]
-    assert len({tuple(tensor.flatten().tolist()) for tensor in drawn}) == 2 * 2 * 2 * 5
+            (block,) = found.at(step)(range(6))
+            drawn += [keys for layer in (0, 1) for (keys,) in dropout_keys(block, layer).values()]
+    assert len(set(drawn)) == len(drawn) == 2 * 2 * 2 * 3
 
 
-def test_a_worker_with_fewer_images_has_the_first_of_the_same_numbers() -> None:
+def test_a_worker_with_fewer_images_has_the_same_key() -> None:
     full, _ = batches(20, grid="1x5x4", tail="short")
     short, _ = batches(13, grid="1x5x4", tail="short")
     (block,) = full.at(0)(range(5))
-    for part in short.at(0)(range(5)):
-        for worker, drawn in uniforms(part).items():
-            assert drawn.equal(uniforms(block)[worker][: len(drawn)])
+    parts = [dropout_keys(part) for part in short.at(0)(range(5))]
+    assert len(parts) == 2
+    assert parts[0] | parts[1] == dropout_keys(block)
+
+
+def test_a_users_own_random_numbers_have_a_seed_for_every_block() -> None:  # D4
+    """Of the step and the first worker, whatever else is computed beside it."""
+    found, _ = batches(grid="1x5x4", seeds=(3,))
+    seeds = {(step, first): next(iter(found.at(step)(range(first, 5)))).seed for step in range(3) for first in range(5)}
+    assert len(set(seeds.values())) == 15
+    assert seeds[2, 1] == Stream(3, "model").key(2, 1)
+    assert next(iter(found.at(2)(range(1, 2)))).seed == seeds[2, 1]
 
 
 def test_digits_arrive_as_they_are(small: Callable[..., Recipe]) -> None:

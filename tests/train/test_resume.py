@@ -5,6 +5,7 @@ Here the cut is an exception that nothing catches; tests/laws kills real process
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,48 +14,19 @@ import pytest
 
 from widestep.errors import DataError, EnvironmentFault, StoreError, UsageError
 from widestep.records.run import Run
-from widestep.train import checkpoint, loop, session, step
+from widestep.train import checkpoint, loop, session
+from widestep.train.state import TrainState
 from widestep.workers.engine import GradientEngine
 
 Make = Callable[..., Any]
 FIELDS = {"tail": "short", "dropout": 0.1, "augment": "shift-flip"}  # 2 epochs of 7 steps
-FILES = ("metrics.jsonl", "epochs.csv", "ledger.jsonl", "checkpoints/final.safetensors", "checkpoints/best.safetensors")
 
 
-class Cut(BaseException):
-    """The power is gone."""
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    """The files of a run without the times in them."""
-    found = {name: (directory / name).read_bytes() for name in FILES}
-    found["metrics.jsonl"] = b"".join(line.rpartition(b', "seconds"')[0] for line in found["metrics.jsonl"].splitlines())
-    return found
-
-
-@pytest.fixture
-def uninterrupted(small: Make, train_one: Make, tmp_path: Path) -> dict[str, bytes]:
-    train_one(tmp_path / "whole", small(**FIELDS), checkpoint_every="5st")
-    return content(tmp_path / "whole")
-
-
-@pytest.fixture
-def cut_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let the nth call of a function fail; `when` says which calls count."""
-
-    def arrange(owner: Any, name: str, nth: int, when: Callable[..., bool] = lambda *_: True) -> None:
-        original, calls = getattr(owner, name), 0
-
-        def cut(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += when(*arguments)
-            if calls == nth:
-                raise Cut
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, cut)
-
-    return arrange
+@pytest.fixture(scope="module")
+def uninterrupted(small: Make, train_one: Make, content: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("resume") / "whole"
+    train_one(directory, small(**FIELDS), checkpoint_every="5st")
+    return content(directory)
 
 
 def is_last(path: Path, *_: object) -> bool:
@@ -65,7 +37,8 @@ MOMENTS = {
     "before the first step": (GradientEngine, "gradients", 1),
     "before the first save": (GradientEngine, "gradients", 4),
     "between two saves": (GradientEngine, "gradients", 9),
-    "with half a step taken": (step, "update_running_statistics", 12),
+    "with half a step taken": (TrainState, "move_statistics", 12),
+    "while statistics are computed anew": (loop, "precise_statistics", 2),
     "in the first evaluation": (loop, "evaluate", 1),
     "in the last evaluation": (loop, "evaluate", 2),
     "before the first state is written": (checkpoint, "write", 1, is_last),
@@ -83,16 +56,16 @@ def test_a_run_cut_off_goes_on(
     small: Make,
     train_one: Make,
     uninterrupted: dict[str, bytes],
-    cut_at: Make,
-    monkeypatch: pytest.MonkeyPatch,
+    content: Make,
+    cuts: Any,
     tmp_path: Path,
     moment: str,
 ) -> None:  # R1
-    cut_at(*MOMENTS[moment])
-    with pytest.raises(Cut):
+    cuts.at(*MOMENTS[moment])
+    with pytest.raises(cuts.Cut):
         train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="5st")
     assert (tmp_path / "run/STATUS").read_text() == "running\n"
-    monkeypatch.undo()
+    cuts.mend()
     result = train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="5st")
     assert content(tmp_path / "run") == uninterrupted
     assert (result.status, result.interruptions, result.train_images_seen) == ("complete", 1, 400)
@@ -104,23 +77,23 @@ def test_a_run_cut_off_again_and_again_goes_on(
     small: Make,
     train_one: Make,
     uninterrupted: dict[str, bytes],
-    cut_at: Make,
-    monkeypatch: pytest.MonkeyPatch,
+    content: Make,
+    cuts: Any,
     tmp_path: Path,
 ) -> None:  # R1
     """Three steps a time: with a save every second step, that is a save, and a step that is lost."""
     for _ in range(6):
-        cut_at(GradientEngine, "gradients", 4)
-        with pytest.raises(Cut):
+        cuts.at(GradientEngine, "gradients", 4)
+        with pytest.raises(cuts.Cut):
             train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="2st")
-        monkeypatch.undo()
+        cuts.mend()
     result = train_one(tmp_path / "run", small(**FIELDS))
     assert content(tmp_path / "run") == uninterrupted
     assert result.interruptions == 6
 
 
 def test_another_cadence_of_saving_changes_nothing(
-    small: Make, train_one: Make, uninterrupted: dict[str, bytes], tmp_path: Path
+    small: Make, train_one: Make, content: Make, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="1st")
     assert content(tmp_path / "run") == uninterrupted
@@ -130,14 +103,14 @@ def test_a_damaged_last_state_costs_steps_but_no_byte(
     small: Make,
     train_one: Make,
     uninterrupted: dict[str, bytes],
-    cut_at: Make,
-    monkeypatch: pytest.MonkeyPatch,
+    content: Make,
+    cuts: Any,
     tmp_path: Path,
 ) -> None:
-    cut_at(GradientEngine, "gradients", 13)
-    with pytest.raises(Cut):
+    cuts.at(GradientEngine, "gradients", 13)
+    with pytest.raises(cuts.Cut):
         train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="5st")
-    monkeypatch.undo()
+    cuts.mend()
     last = tmp_path / "run/checkpoints/last.safetensors"
     last.write_bytes(last.read_bytes()[:-1])
     train_one(tmp_path / "run", small(**FIELDS))
@@ -145,16 +118,16 @@ def test_a_damaged_last_state_costs_steps_but_no_byte(
 
 
 def test_a_stack_cut_off_in_a_save_goes_on_run_by_run(
-    small: Make, train_runs: Make, train_one: Make, cut_at: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small: Make, train_runs: Make, train_one: Make, content: Make, cuts: Any, tmp_path: Path
 ) -> None:
     """One run has been saved at step 10 and the other at step 5: they cannot share a stack until they meet again."""
     recipes = {tmp_path / name: small(seed=seed, stack=2, **FIELDS) for name, seed in (("a", 0), ("b", 1))}
     whole = {tmp_path / f"whole-{name}": recipe for name, recipe in zip("ab", recipes.values(), strict=True)}
     train_runs(whole)
-    cut_at(checkpoint, "write", 4, is_last)
-    with pytest.raises(Cut):
+    cuts.at(checkpoint, "write", 4, is_last)
+    with pytest.raises(cuts.Cut):
         train_runs(recipes, checkpoint_every="5st")
-    monkeypatch.undo()
+    cuts.mend()
     with pytest.raises(UsageError, match=r"continue from the same step. Got steps \[5, 10\]"):
         train_runs(recipes)
     for directory, recipe in recipes.items():
@@ -162,14 +135,20 @@ def test_a_stack_cut_off_in_a_save_goes_on_run_by_run(
         assert content(directory) == content(tmp_path / f"whole-{directory.name}")
 
 
-@pytest.fixture
-def begun(small: Make, train_one: Make, cut_at: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def saved(small: Make, train_one: Make, cutting: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was cut off after a save."""
-    cut_at(GradientEngine, "gradients", 7)
-    with pytest.raises(Cut):
-        train_one(tmp_path / "run", small(), checkpoint_every="5st")
-    monkeypatch.undo()
-    return tmp_path / "run"
+    directory = tmp_path_factory.mktemp("begun") / "run"
+    with cutting() as cuts:
+        cuts.at(GradientEngine, "gradients", 7)
+        with pytest.raises(cuts.Cut):
+            train_one(directory, small(), checkpoint_every="5st")
+    return directory
+
+
+@pytest.fixture
+def begun(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "run"))
 
 
 def test_a_run_does_not_go_on_with_other_data(
@@ -198,13 +177,15 @@ def test_a_state_of_another_recipe_is_refused(small: Make, train_one: Make, begu
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "type"])
-def test_a_state_must_fit_the_model(small: Make, train_one: Make, begun: Path, change: str) -> None:
+@pytest.mark.parametrize("name", ["weights/fc.weight", "weights/bn1.running_var", "running"])
+def test_a_state_must_fit_the_model(small: Make, train_one: Make, begun: Path, name: str, change: str) -> None:
+    """Parameters, the statistics of evaluation, and the running statistics under all policies."""
     tensors, facts = checkpoint.read(begun / "checkpoints/last.safetensors")
-    weight = tensors.pop("weights/fc.weight")
+    tensor = tensors.pop(name)
     if change != "missing":
-        tensors["weights/fc.weight"] = weight[1:] if change == "shape" else weight.double()
+        tensors[name] = tensor[1:] if change == "shape" else tensor.double()
     checkpoint.write(begun / "checkpoints/last.safetensors", tensors, facts)
-    with pytest.raises(StoreError, match=r"fc\.weight is missing or of another shape"):
+    with pytest.raises(StoreError, match=rf"{name} is missing or of another shape"):
         train_one(begun, small())
 
 
@@ -219,7 +200,12 @@ def test_damaged_states_do_not_begin_again(small: Make, train_one: Make, begun: 
 
 
 def test_a_run_whose_data_fails_says_so_and_goes_on_later(
-    small: Make, train_one: Make, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small: Make,
+    train_one: Make,
+    content: Make,
+    uninterrupted: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def failing(*_: object) -> None:
         raise DataError("An image is gone.")

@@ -11,35 +11,28 @@ from widestep.records.run import Run
 
 Make = Callable[..., Any]
 FIELDS = {"stack": 3, "dropout": 0.2, "augment": "shift-flip", "workers_per_forward": 2, "tail": "short"}
-FILES = ("metrics.jsonl", "epochs.csv", "ledger.jsonl", "checkpoints/final.safetensors", "checkpoints/best.safetensors")
 
 
-def content(directory: Path) -> dict[str, bytes]:
-    """The files of a run without the times in them."""
-    found = {name: (directory / name).read_bytes() for name in FILES}
-    found["metrics.jsonl"] = b"".join(line.rpartition(b', "seconds"')[0] for line in found["metrics.jsonl"].splitlines())
-    return found
-
-
-@pytest.fixture
-def alone(small: Make, train_one: Make, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def alone(small: Make, train_one: Make, content: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run of seed 4 (slot 1) without companions."""
-    assert train_one(tmp_path / "alone", small(seed=4, **FIELDS)).status == "complete"
-    return tmp_path / "alone"
+    directory = tmp_path_factory.mktemp("stack") / "alone"
+    assert train_one(directory, small(seed=4, **FIELDS)).status == "complete"
+    return content(directory)
 
 
-def test_companions_change_no_byte(small: Make, train_runs: Make, alone: Path, tmp_path: Path) -> None:
+def test_companions_change_no_byte(small: Make, train_runs: Make, content: Make, alone: Any, tmp_path: Path) -> None:
     others = {"zero": {"seed": 3, "base_lr": 0.3, "optimizer": "nesterov"}, "two": {"seed": 5, "weight_decay": 0.1}}
     runs = {tmp_path / "one": small(seed=4, **FIELDS)}
     runs |= {tmp_path / name: small(**FIELDS, **fields) for name, fields in others.items()}
     results = train_runs(runs)
-    assert content(tmp_path / "one") == content(alone)
+    assert content(tmp_path / "one") == alone
     assert len({result.weights_sha256 for result in results}) == 3
 
 
 @pytest.mark.parametrize("base_lr", [1e30, 1e4])
 def test_a_diverging_companion_changes_no_byte(
-    small: Make, train_runs: Make, alone: Path, tmp_path: Path, base_lr: float
+    small: Make, train_runs: Make, content: Make, alone: Any, tmp_path: Path, base_lr: float
 ) -> None:
     runs = {
         tmp_path / "zero": small(seed=0, **FIELDS),
@@ -48,7 +41,7 @@ def test_a_diverging_companion_changes_no_byte(
     }
     results = train_runs(runs)
     assert [result.status for result in results] == ["complete", "complete", "diverged"]
-    assert content(tmp_path / "one") == content(alone)
+    assert content(tmp_path / "one") == alone
 
 
 def test_runs_of_other_shapes_do_not_share_a_stack(small: Make, train_runs: Make, tmp_path: Path) -> None:

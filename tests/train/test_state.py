@@ -1,4 +1,4 @@
-"""The state of a run: its hash, its running statistics, its optimizer's memory (statements B2, B3)."""
+"""The state of a run: its hash, its running statistics, its optimizer's memory (statements B2, B3, B6)."""
 
 import hashlib
 import struct
@@ -12,8 +12,15 @@ import torch
 from widestep.models.build import build_model
 from widestep.models.stacked import StackedModel
 from widestep.plan.recipe import Recipe
+from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
-from widestep.train.state import TrainState, update_running_statistics, weights_sha256
+from widestep.train.state import POLICIES, Applied, TrainState, weights_sha256
+
+CHANNELS = {
+    **{"bn1": 8, "layer1.0.bn1": 8, "layer1.0.bn2": 8},
+    **{"layer2.0.bn1": 16, "layer2.0.bn2": 16, "layer2.0.downsample.1": 16},
+}
+NUM_CHANNELS = 72
 
 
 def digits_model(slots: int) -> StackedModel:
@@ -42,45 +49,49 @@ def test_one_bit_changes_the_hash() -> None:
     assert weights_sha256(weights) != weights_sha256(other)
 
 
-@pytest.mark.parametrize(("momentum", "num_steps"), [(0.1, 1), (0.1, 44), (0.25, 3), (1.0, 2)])
-def test_running_statistics_forget_their_start_at_a_fixed_rate(momentum: float, num_steps: int) -> None:  # B2
-    """After n steps with statistics s: (1 - m)^n of the start and the rest of s."""
-    model = digits_model(slots=1)
-    width = sum(2 * norm.weight.numel() for norm in model.batch_norms())
-    batch = torch.arange(width, dtype=torch.float32)[None] / 100
-    for _ in range(num_steps):
-        update_running_statistics(model, batch, momentum, [0])
-    left, offset = (1 - momentum) ** num_steps, 0
-    for norm in model.batch_norms():
-        for running, start in ((norm.running_mean, 0.0), (norm.running_var, 1.0)):
-            expected = left * start + (1 - left) * batch[0, offset : offset + len(running)]
-            torch.testing.assert_close(running, expected, rtol=2e-6, atol=2e-6)
-            offset += len(running)
-    assert offset == width
-
-
-@pytest.mark.parametrize("taken", [[0, 1, 2], [1], [0, 2], []])
-def test_only_slots_that_took_the_step_move_their_statistics(taken: list[int]) -> None:
-    """And to the same bits, whoever moves with them."""
-    model, alone = digits_model(slots=3), [digits_model(slots=1) for _ in range(3)]
-    width = sum(2 * norm.weight.numel() for norm in alone[0].batch_norms())
-    batch = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
-    for _ in range(3):
-        update_running_statistics(model, batch, 0.1, taken)
-        for slot in taken:
-            update_running_statistics(alone[slot], batch[slot : slot + 1], 0.1, [0])
-    for slot in range(3):
-        expected = alone[slot].slot_statistics(0)
-        assert all(view.equal(expected[name]) for name, view in model.slot_statistics(slot).items())
-
-
 @pytest.fixture
 def state() -> Callable[..., TrainState]:
     def make(slots: int = 1, slot: int = 0, **fields: Any) -> TrainState:
-        recipe = Recipe(stack=slots, seed=slot, **fields)
+        recipe = changed(Recipe(), {"stack": slots, "seed": slot, **fields})
         return TrainState(digits_model(slots), slot, RunPlan(recipe, num_train=898))
 
     return make
+
+
+@pytest.mark.parametrize(("momentum", "num_steps"), [(0.1, 1), (0.1, 44), (0.25, 3), (1.0, 2)])
+def test_running_statistics_forget_their_start_at_a_fixed_rate(
+    state: Callable[..., TrainState], momentum: float, num_steps: int
+) -> None:  # B2
+    """After n steps with statistics s: (1 - m)^n of the start and the rest of s; `last` knows s alone."""
+    run = state(batchnorm_momentum=momentum)
+    assert run.running.shape == (4, 2, NUM_CHANNELS)
+    step = torch.arange(run.running.numel(), dtype=torch.float32).view(run.running.shape) / 100
+    start = torch.tensor([0.0, 1.0]).view(1, 2, 1).expand_as(step)
+    assert run.running.equal(start)
+    for _ in range(num_steps):
+        run.move_statistics(step)
+    left = (1 - momentum) ** num_steps
+    expected = left * start + (1 - left) * step
+    expected[POLICIES.index("last")] = step[POLICIES.index("last")]
+    torch.testing.assert_close(run.running, expected, rtol=2e-6, atol=2e-6)
+
+
+def test_statistics_are_shown_to_the_layers_that_they_belong_to(state: Callable[..., TrainState]) -> None:
+    """In the order of the network, in the slot of the run and in no other, and they become part of its weights."""
+    run = state(slots=3, slot=1)
+    statistics = torch.arange(2.0 * NUM_CHANNELS).view(2, NUM_CHANNELS)
+    run.show(statistics)
+    weights, offset = run.weights(), 0
+    for name, width in CHANNELS.items():
+        assert weights[f"{name}.running_mean"].tolist() == list(range(offset, offset + width))
+        assert weights[f"{name}.running_var"].tolist() == list(range(NUM_CHANNELS + offset, NUM_CHANNELS + offset + width))
+        offset += width
+    for slot in (0, 2):
+        others = run._model.slot_statistics(slot)
+        assert {name for name, tensor in others.items() if tensor.equal(torch.zeros_like(tensor))} == {
+            f"{name}.running_mean" for name in CHANNELS
+        }
+        assert all(tensor.equal(torch.ones_like(tensor)) for name, tensor in others.items() if name.endswith("var"))
 
 
 def test_initial_weights_depend_on_the_seed_alone(state: Callable[..., TrainState]) -> None:
@@ -103,7 +114,7 @@ def test_a_step_writes_into_the_slot_of_the_model_and_nowhere_else(state: Callab
     run = state(slots=3, slot=1, momentum=0.0, weight_decay=0.0)
     before = [{name: view.clone() for name, view in run._model.slot_parameters(slot).items()} for slot in range(3)]
     gradient = torch.randn(run.gradient.shape, generator=torch.Generator().manual_seed(1))
-    run.apply(gradient, 0.5)
+    run.apply(gradient, Applied(lr=0.5))
     offset = 0
     for name, view in run._model.slot_parameters(1).items():
         piece = gradient[offset : offset + view.numel()].view(view.shape)
@@ -118,31 +129,44 @@ def test_the_optimizers_memory_goes_from_one_state_to_another(state: Callable[..
     gradients = torch.randn(4, len(first.gradient), generator=torch.Generator().manual_seed(2))
     assert first.optimizer_tensors() == {}
     for gradient in gradients[:2]:
-        first.apply(gradient, 0.1)
+        first.apply(gradient, Applied(0.1))
     for name, view in second.weights().items():
         view.copy_(first.weights()[name])
     saved = {name: tensor.clone() for name, tensor in first.optimizer_tensors().items()}
     assert sorted(saved) == sorted(f"{name}:momentum_buffer" for name in first.parameters)
     second.restore_optimizer(saved)
     for gradient in gradients[2:]:
-        first.apply(gradient, 0.2)
-        second.apply(gradient, 0.2)
+        first.apply(gradient, Applied(0.2))
+        second.apply(gradient, Applied(0.2))
     assert weights_sha256(first.weights()) == weights_sha256(second.weights())
 
 
 def test_a_frozen_run_keeps_its_weights_and_clears_its_slot(state: Callable[..., TrainState]) -> None:  # W7
-    run = state(slots=2, slot=1)
+    run, model = (made := state(slots=2, slot=1)), made._model
     before = weights_sha256(run.weights())
-    run.freeze("too fast")
-    assert (run.failure, run.finished) == ("too fast", True)
+    run.freeze()
+    assert not any(view.any() for view in model.slot_parameters(1).values())
+    for view in (model.slot_parameters(1) | model.slot_statistics(1)).values():
+        view.fill_(5.0)
     assert weights_sha256(run.weights()) == before
-    assert not any(view.any() for view in run._model.slot_parameters(1).values())
+
+
+@pytest.mark.parametrize(
+    ("step", "progress", "ended"), [(0, 0.0, False), (5, 9.5, False), (9, 10.0, True), (5, 10.2, True), (10, 9.9, True)]
+)
+def test_a_run_ends_by_its_progress(state: Callable[..., TrainState], step: int, progress: float, ended: bool) -> None:
+    """Ten steps of one worker: they end when so much progress is made, and after ten steps at the latest."""
+    run = state(scaling="adascale", epochs="10st", warmup="0")
+    run.tally.step, run.tally.progress = step, progress
+    assert (run.ended, run.finished) == (ended, ended)
+    run.failure = "too fast"
+    assert (run.ended, run.finished) == (ended, True)
 
 
 def test_the_best_weights_are_a_copy(state: Callable[..., TrainState]) -> None:
     run = state()
     before = weights_sha256(run.weights())
     run.keep_best()
-    run.apply(torch.ones_like(run.gradient), 1.0)
+    run.apply(torch.ones_like(run.gradient), Applied(1.0))
     assert run.best is not None
     assert weights_sha256(run.best) == before != weights_sha256(run.weights())

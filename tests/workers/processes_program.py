@@ -6,6 +6,7 @@ takes part in the jobs that have more processes than its number.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from widestep.errors import DataError, StoreError, WidestepError
 from widestep.models.build import build_model
 from widestep.models.initialise import initialise
 from widestep.workers import reduce
-from widestep.workers.engine import Block, GradientEngine
+from widestep.workers.blocks import Block, ForwardPass
+from widestep.workers.engine import GradientEngine
 from widestep.workers.launched import Launch, child_environment, detect
+from widestep.workers.overlapped import OverlappedEngine
 from widestep.workers.placement import Placement
 from widestep.workers.tree import sum_leaves
 from widestep.workers.world import World
@@ -67,10 +70,44 @@ def stop_seen(world: World, num_workers: int, asked: int) -> bool:
     model = build_model("digits-resnet", num_classes=10, image_shape=(1, 8, 8))
     initialise(model, 0, torch.Generator().manual_seed(0))
     placement = Placement(num_workers, 1, world.num_processes)
-    engine = GradientEngine(model, world, placement, stop_requested=lambda: world.process == asked)
+    forward = ForwardPass(model, label_smoothing=0.0, precision="fp32")
+    engine = GradientEngine(forward, world, stop_requested=lambda: world.process == asked)
     images = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
     batch_of = lambda workers: [Block(images + workers.start, torch.tensor([[1], [2]]), workers)]  # noqa: E731
-    return engine.gradients(batch_of, 2 * num_workers).stop_requested
+    centre = torch.zeros(1, engine.moments.num_channels)
+    return engine.gradients(batch_of, 2 * num_workers, placement, centre).stop_requested
+
+
+def digits_batch(num_workers: int, num_images: int) -> Callable[[range], list[Block]]:
+    """One block for each worker that has images: worker w has images w, w + W, ..."""
+    generator = torch.Generator().manual_seed(num_images)
+    images = torch.randn(num_images, 1, 8, 8, generator=generator)
+    labels = torch.randint(0, 10, (num_images, 1), generator=generator)
+    own = [slice(worker, None, num_workers) for worker in range(num_workers)]
+    return lambda workers: [Block(images[own[w]], labels[own[w]], range(w, w + 1)) for w in workers if w < num_images]
+
+
+def fast_and_exact(world: World, num_workers: int, num_images: int, compression: str) -> dict[str, float]:
+    """How far fast mode on all processes is from the tree on one, at two steps running, largest relative errors."""
+    model = build_model("digits-resnet", num_classes=10, image_shape=(1, 8, 8))
+    model.initialise(0, 5)
+    forward = ForwardPass(model, label_smoothing=0.1, precision="fp32")
+    exact = GradientEngine(forward, World())
+    fast = OverlappedEngine(forward, world, compression=compression, stop_requested=lambda: world.process == 0)
+    centre = torch.zeros(1, exact.moments.num_channels)
+    errors: dict[str, float] = {"gradient": 0.0, "moments": 0.0, "loss": 0.0}
+    for step in range(2):
+        batch_of = digits_batch(num_workers, num_images + step)
+        a = exact.gradients(batch_of, num_images + step, Placement(num_workers, 1, 1), centre)
+        b = fast.gradients(batch_of, num_images + step, Placement(num_workers, 1, world.num_processes), centre)
+        assert b.stop_requested
+        pairs = {
+            "gradient": (a.gradients, b.gradients),
+            "moments": (a.moments.pooled_variance, b.moments.pooled_variance),
+            "loss": (torch.tensor(a.of_slot[0].loss), torch.tensor(b.of_slot[0].loss)),
+        }
+        errors |= {name: max(errors[name], float((x - y).norm() / x.norm())) for name, (x, y) in pairs.items()}
+    return errors
 
 
 def agreed(world: World, failing: range) -> list[Any]:
@@ -104,6 +141,10 @@ def job(launch: Launch) -> dict[str, Any]:
         last = world.num_processes - 1
         report["agreed"] = [agreed(world, range(*failing)) for failing in ((0,), (1,), (last, last + 1), (last + 1,))]
         report["stops"] = [stop_seen(world, workers, asked) for workers in (1, 2, last + 1) for asked in (0, last)]
+        report["fast"] = {
+            f"{workers} {images} {how}": fast_and_exact(world, workers, images, how)
+            for workers, images, how in ((8, 45, "none"), (2, 10, "none"), (8, 45, "fp16"), (8, 45, "bf16"))
+        }
         report["no_stop"] = [stop_seen(world, workers, asked=-1) for workers in (1, last + 1)]
     return report
 

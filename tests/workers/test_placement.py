@@ -46,3 +46,14 @@ def test_blocks_do_not_depend_on_the_number_of_processes(placement: Placement, n
 def test_more_processes_than_blocks_leave_some_idle(num_processes: int) -> None:
     placement = Placement(3, 1, num_processes)
     assert sorted(len(placement.blocks(process)) for process in range(num_processes)) == [0] * (num_processes - 3) + [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("num_images", "workers_per_group", "expected"),
+    [(60, 1, 12), (5, 1, 5), (60, 3, 4), (5, 3, 2), (6, 3, 2), (60, 12, 1), (1, 12, 1)],
+)
+def test_groups_that_have_images(num_images: int, workers_per_group: int, expected: int) -> None:
+    """Image i goes to worker i mod 12."""
+    placement = Placement(12, workers_per_group, 2, workers_per_group)
+    assert placement.num_groups_with(num_images) == expected
+    assert len({image % 12 // workers_per_group for image in range(num_images)}) == expected

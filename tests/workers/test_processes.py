@@ -106,3 +106,20 @@ def test_any_process_can_ask_all_to_stop_even_an_idle_one(reports: dict[int, Any
     for report in reports[size]:
         assert report["stops"] == [True] * 6
         assert report["no_stop"] == [False] * 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("case", "least", "most"),
+    [("8 45 none", 0.0, 5e-6), ("2 10 none", 0.0, 5e-6), ("8 45 fp16", 1e-5, 2e-3), ("8 45 bf16", 1e-4, 2e-2)],
+)
+def test_fast_mode_is_near_and_compression_rounds(
+    reports: dict[int, Any], size: int, case: str, least: float, most: float
+) -> None:  # W3
+    """Also where processes have several blocks, different numbers of them (45 images of 8 workers), or none (2 workers)."""
+    for report in reports[size]:
+        errors = report["fast"][case]
+        assert least <= errors["gradient"] < most
+        assert errors["moments"] < 5e-6
+        assert errors["loss"] < 1e-6
+    assert len({json.dumps(report["fast"][case]) for report in reports[size]}) == 1  # all processes have the same

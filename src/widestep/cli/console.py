@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 import widestep
+from widestep.cli.options import cautions
 from widestep.plan.runplan import RunPlan
 from widestep.train.evaluate import Evaluation
 from widestep.train.loop import StepReport
@@ -44,11 +45,13 @@ class ConsoleWatcher:
             *session.plan.describe(),
             f"files      {first.run.directory}" + (f" and {len(session.members) - 1} more" if session.members[1:] else ""),
         ]
-        if session.world.num_processes > session.engine.placement.num_blocks:
+        num_blocks = session.batches.placement(self._first_step).num_blocks
+        if session.world.num_processes > num_blocks:
             lines.append(
-                f"warning    {session.world.num_processes} processes for {session.engine.placement.num_blocks} block(s) of "
+                f"warning    {session.world.num_processes} processes for {num_blocks} block(s) of "
                 "workers: some have nothing to do"
             )
+        lines += [f"warning    {line}" for line in cautions(recipe, facts.num_train)]
         if self._first_step:
             lines.append(f"resumed    at step {self._first_step:,} of {session.plan.total_steps:,}")
         for line in lines:
@@ -69,7 +72,7 @@ class ConsoleWatcher:
         elapsed = now - self._began
         remaining = elapsed / (report.step - self._first_step) * (report.plan.total_steps - report.step)
         line = (
-            f"ep {report.step / report.plan.steps_per_epoch:.1f}/{report.plan.num_epochs} step {report.step:,}/"
+            f"ep {report.plan.epochs_after(report.step):.1f}/{report.plan.num_epochs} step {report.step:,}/"
             f"{report.plan.total_steps:,} loss {report.loss:.4f} lr {report.lr:.4g}{self._accuracy} "
             f"{report.images_per_second:,.0f} img/s elapsed {_clock(elapsed)} eta {_clock(remaining)}"
         )
@@ -91,6 +94,13 @@ class ConsoleWatcher:
         if self._live is not None and step == plan.total_steps:
             self.close()
 
+    def noted(self, text: str) -> None:
+        """Print a line that stays."""
+        if self._live is not None:
+            self._live.console.print(f"note       {text}", highlight=False)
+        else:
+            self._say(f"note       {text}")
+
     def close(self) -> None:
         """End the live line."""
         if self._live is not None:
@@ -108,6 +118,9 @@ class SilentWatcher:
         """Ignore."""
 
     def evaluated(self, plan: RunPlan, step: int, evaluation: Evaluation) -> None:
+        """Ignore."""
+
+    def noted(self, text: str) -> None:
         """Ignore."""
 
 

@@ -39,21 +39,26 @@ def lr(
     facts = describe(wanted.data, train_images=wanted.train_images, image_size=wanted.image_size)
     plan = RunPlan(wanted, facts.num_train)
     first, last = _range(steps, plan.total_steps)
-    rates = plan.schedule.trace(first, last)
+    rates = [plan.lr(step) for step in range(first, last)]
     if plot is not None:
         _draw(plot, plan, range(first, last), rates)
         print(plot)
         return 0
+    adaptive = wanted.scaling == "adascale"
     derivation = wanted.rule.derivation(wanted.base_lr, wanted.grid)
     if json:
         record = {"steps_per_epoch": plan.steps_per_epoch, "steps": plan.total_steps, "lr": rates, "derivation": derivation}
+        if adaptive:
+            record["largest_gain"] = wanted.grid.num_workers
         print(json_module.dumps(record))
         return 0
     for line in plan.describe():
         print(line)
+    if adaptive:
+        print(f"\nProgress in steps of one worker; a step's rate is this times its gain, 1 to {wanted.grid.num_workers}:")
     print(f"\n{'step':>8} {'epoch':>9}  rate")
     for step, rate in zip(range(first, last), rates, strict=True):
-        print(f"{step:>8} {step / plan.steps_per_epoch:>9.3f}  {rate!r}")
+        print(f"{step:>8} {plan.schedule_epochs_after(step):>9.3f}  {rate!r}")
     return 0
 
 
@@ -74,7 +79,7 @@ def _draw(path: Path, plan: RunPlan, steps: range, rates: list[float]) -> None:
     from widestep.report.figures import FigureData, Series
 
     nothing = [math.nan] * len(steps)
-    epochs = [step / plan.steps_per_epoch for step in steps]
+    epochs = [plan.schedule_epochs_after(step) for step in steps]
     series = Series(str(plan.recipe.grid), epochs, rates, nothing, nothing, [1] * len(steps), 1)
     drawing = draw(FigureData(1, "curves", "Learning rate by epoch", "", "epoch", "learning rate", [series]))
     with explained(path):

@@ -25,7 +25,12 @@ app = App(
 app.command("widestep.cli.train:train", name="train", help="Train one recipe into one run directory, or go on with it.")
 app.command("widestep.cli.evaluate:evaluate", name="eval", help="Evaluate a run's weights: exact integer counts.")
 app.command("widestep.cli.lr:lr", name="lr", help="Print or plot the learning rate at every step, without training.")
-app.command("widestep.cli.verify:verify", name="verify", help="Prove here that processes and a kill change no byte.")
+app.command(
+    "widestep.cli.verify:verify",
+    name="verify",
+    help="Prove for your recipe, here, that processes and a kill change no byte.",
+)
+app.command("widestep.cli.diff:diff", name="diff", help="Compare two runs to the byte, or two recipes in words.")
 app.command("widestep.cli.report:report", name="report", help="Make the page, figures and findings of a study or of runs.")
 
 study = App(name="study", help="Answer a question with many runs: plan, run, look, retry.")
@@ -43,6 +48,7 @@ recipes = App(name="recipes", help="List, show and explain named recipes and the
 for name, purpose in (
     ("list", "Names and one line each."),
     ("show", "All fields of a recipe, with source and what was verified."),
+    ("explain", "A recipe in sentences, with the rate at every turn."),
     ("fields", "What every field of a recipe and of an execution means."),
 ):
     recipes.command(f"widestep.cli.recipes:{name}_", name=name, help=purpose)

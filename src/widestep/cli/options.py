@@ -6,7 +6,9 @@ from pathlib import Path
 
 from widestep.errors import UsageError
 from widestep.plan import recipes
+from widestep.plan.effects import without_effect
 from widestep.plan.execution import Execution
+from widestep.plan.family import warnings
 from widestep.plan.fields import perhaps, replaced
 from widestep.plan.recipe import Recipe
 
@@ -22,7 +24,7 @@ class Request:
     @property
     def directory(self) -> Path:
         """The run's directory: `--out`, or one that is found again by the settings."""
-        return self.execution.out or Path("runs") / f"{Path(self.name).stem}-{self.recipe.fingerprint[:8]}"
+        return self.execution.out or Path("runs") / f"{Path(self.name.replace(':', '-')).stem}-{self.recipe.fingerprint[:8]}"
 
 
 def request(recipe: str, fields: Mapping[str, str]) -> Request:
@@ -47,3 +49,9 @@ def request(recipe: str, fields: Mapping[str, str]) -> Request:
         recipes.changed(named.recipe, of_recipe),
         replaced(Execution(), of_execution, what="execution", typed=False),
     )
+
+
+def cautions(recipe: Recipe, num_train: int) -> list[str]:
+    """Return what whoever starts a recipe should know: values out of their usual range, and fields without effect."""
+    idle = [f"{field} has no effect: {reason}" for field, reason in without_effect(recipe).items()]
+    return [*warnings(recipe, num_train), *idle]

@@ -11,10 +11,14 @@ from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
 from widestep.plan.runplan import RunPlan
 from widestep.study import study as definition
+from widestep.study.audit import audit, planned, recipe_key
+from widestep.study.coincidence import Statement
 from widestep.study.crew import Crew, ProgressMeter, default_processes
 from widestep.study.estimate import estimate, plans
-from widestep.study.store import StudyStore
+from widestep.study.store import StudyStore, TrialState
 from widestep.study.study import Study, Trial
+
+_MOST_SAID = 5
 
 
 def run(
@@ -91,6 +95,7 @@ def plan(
     store = StudyStore(*_resolve(study, out, seeds, fields))
     num_jobs = _num_jobs(store.study, jobs)
     run_plans = plans(store.trials)
+    audited = planned(store.study, run_plans)
     missing = [state.trial for state in store.states() if not state.finished]
     images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
     predicted = estimate(store, images, num_jobs, images_per_second)
@@ -98,7 +103,8 @@ def plan(
     if json:
         facts = {"study": store.study.name, "trials": len(store.trials), "to_run": len(missing), "jobs": num_jobs}
         timing = {"images": images, "seconds": predicted.seconds, "basis": predicted.basis}
-        print(json_module.dumps(facts | timing | {"cells": rows}, indent=2))
+        said = {"audit": [one.record() for one in audited]} if audited else {}
+        print(json_module.dumps(facts | timing | {"cells": rows} | said, indent=2))
         return 0
     print(f"{store.study.title}\n")
     print(f"{'arm':<16} {'cell':<28} {'grid':>11} {'batch':>7} {'steps':>8} {'warmup':>7} {'peak rate':>9} {'trials':>7}")
@@ -107,7 +113,10 @@ def plan(
             f"{row['arm']:<16} {row['cell']:<28} {row['grid']:>11} {row['global_batch']:>7,} {row['steps']:>8,} "
             f"{row['warmup_steps']:>7,} {row['peak_lr']:>9.4g} {row['trials']:>7}"
         )
-    print(f"\ntrials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {len(missing)} to run")
+    print()
+    for one in audited:
+        print(f"audit      {one.text}")
+    print(f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {len(missing)} to run")
     print(f"images     {images:,} training images in all")
     print(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
     return 0
@@ -128,9 +137,9 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
         Print as JSON.
     """
     store = StudyStore.open(directory)
-    states = store.states()
+    states, found = store.states(), audit(store).found
     if json:
-        print(json_module.dumps([state.as_dict() for state in states], indent=2))
+        print(json_module.dumps([_row(state, found) for state in states], indent=2))
     else:
         for state in states:
             accuracy = "" if state.val_accuracy is None else f"{100 * state.val_accuracy:.2f} %"
@@ -141,7 +150,15 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
             )
         counts = {status: sum(state.status == status for state in states) for status in {state.status for state in states}}
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    _say_audit(found)
     return _verdict(store)
+
+
+def _row(state: TrialState, found: Sequence[Statement]) -> dict[str, object]:
+    """Return a trial's state, with what the audit found about its recipe where it found something."""
+    key = recipe_key(state.trial.recipe)
+    texts = [one.text for one in found if key in one.recipes]
+    return state.as_dict() | ({"audit": texts} if texts else {})
 
 
 def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None, report: bool = True) -> int:
@@ -185,7 +202,13 @@ def work(directory: Path) -> int:
 
     stop = StopRequest()
     stop.install()
-    execution = Execution(device=store.study.device, tensorboard=False, checkpoint_every=Cadence(10, "s"), log_every=10)
+    execution = Execution(
+        device=store.study.device,
+        tensorboard=False,
+        checkpoint_every=Cadence(10, "s"),
+        log_every=10,
+        compare_batchnorm=store.study.compare_batchnorm,
+    )
 
     def execute(trials: Sequence[Trial]) -> None:
         with World() as world:
@@ -287,13 +310,22 @@ def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
 
         for line in summary_lines(build_report(store.directory)):
             print(line)
+    else:
+        _say_audit(audit(store).found)
     return _verdict(store)
+
+
+def _say_audit(found: Sequence[Statement]) -> None:
+    for one in found[:_MOST_SAID]:
+        say(f"audit      {one.text}")
+    if len(found) > _MOST_SAID:
+        say(f"audit      and {len(found) - _MOST_SAID} more; the report has all")
 
 
 def _verdict(store: StudyStore) -> int:
     states = store.states()
     failed = [state for state in states if state.status == "failed"]
-    for state in failed[:5]:
+    for state in failed[:_MOST_SAID]:
         trial = state.trial
         say(f"failed     {trial.arm} {trial.settings} seed {trial.seed}: {state.reason} ({state.directory})")
     if failed:

@@ -4,9 +4,11 @@ import json as json_module
 import sys
 from typing import Any
 
-from widestep.cli.options import Request, request
+from widestep.cli.options import Request, cautions, request
 from widestep.data.facts import describe
 from widestep.files import explained
+from widestep.plan.recipe import Recipe
+from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run, move_aside
@@ -14,7 +16,15 @@ from widestep.workers.launched import Launch, detect
 from widestep.workers.launcher import run_processes
 
 
-def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False, json: bool = False, **fields: str) -> int:
+def train(
+    *,
+    recipe: str = "digits",
+    fresh: bool = False,
+    dry_run: bool = False,
+    explain_optimizer: bool = False,
+    json: bool = False,
+    **fields: str,
+) -> int:
     """Train one recipe into one run directory; the same command again goes on, or says that it is complete.
 
     Every field of the recipe and of the execution is an option: --grid 4x6x32
@@ -26,6 +36,7 @@ def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False,
       widestep train --recipe digits --grid 40x1x8 --warmup 4ep
       widestep train --recipe digits --processes 2 --out runs/two
       widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st
+      widestep train --recipe poster --optimizer lars-tf --explain-optimizer
 
     Parameters
     ----------
@@ -35,6 +46,8 @@ def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False,
         Move an old run in the directory aside and begin again.
     dry_run
         Show the plan and stop.
+    explain_optimizer
+        Show what the optimizer does to which parameter, and stop.
     json
         Print the result as JSON on stdout.
     fields
@@ -43,6 +56,8 @@ def train(*, recipe: str = "digits", fresh: bool = False, dry_run: bool = False,
     wanted = request(recipe, fields)
     if dry_run:
         return _show_plan(wanted)
+    if explain_optimizer:
+        return _explain_optimizer(wanted.recipe, json)
     launch = detect()
     if launch is None:
         if fresh:
@@ -65,7 +80,24 @@ def _show_plan(wanted: Request) -> int:
     print(f"model      {recipe.model}")
     for line in RunPlan(recipe, facts.num_train).describe():
         print(line)
+    for line in cautions(recipe, facts.num_train):
+        print(f"warning    {line}")
     print(f"files      {wanted.directory}")
+    return 0
+
+
+def _explain_optimizer(recipe: Recipe, as_json: bool) -> int:
+    from widestep.models.stacked import parameter_roles
+    from widestep.optim.explain import explanation, explanation_lines
+    from widestep.train.setting import model_of
+
+    facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
+    model = model_of(changed(recipe, {"stack": "1"}), facts.num_classes, facts.image_shape)
+    found = explanation(recipe, model.slot_parameters(0), parameter_roles(model))
+    if as_json:
+        print(json_module.dumps(found, indent=2))
+    else:
+        print("\n".join(explanation_lines(found)))
     return 0
 
 

@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from widestep.models.layers import StackedConv2d, StackedLinear, WorkerBatchNorm2d, slot_view
-from widestep.models.resnet import ResidualBlock
+from widestep.models.batchnorm import WorkerBatchNorm
+from widestep.models.layers import StackedConv2d, StackedLinear, slot_view
 from widestep.models.stacked import StackedModel
 
 
-def initialise(model: StackedModel, slot: int, generator: torch.Generator, zero_gamma: bool = False) -> None:
-    """Give one slot its initial weights and statistics; the other slots keep theirs.
+def initialise(model: StackedModel, slot: int, generator: torch.Generator, classifier_std: float | None = None) -> None:
+    """Draw the initial weights of all layers of one slot, and reset its statistics; the other slots keep theirs.
 
     Numbers are drawn on the CPU in float32, in module order, for tensors of the shape of one slot: the initial weights
     depend on the generator only, not on T, the slot, the device or the type of the model.
@@ -19,32 +19,28 @@ def initialise(model: StackedModel, slot: int, generator: torch.Generator, zero_
     Parameters
     ----------
     model
-        Changed in place.
+        One made of the stacked layers, changed in place.
     slot
         Which of its trials, from 0.
     generator
         A CPU generator; its state moves on.
-    zero_gamma
-        Start every residual at 0, so that only the shortcuts pass: the scale of the last batch normalisation of each
-        block is 0 instead of 1 (statement B6; Goyal et al. 2017, section 5.1).
+    classifier_std
+        See `StackedModel.initialise`.
 
     Notes
     -----
     Convolutions: normal with standard deviation sqrt(2 / fan_out), fan_out = out_channels * kernel_size**2 of one slot
     (He et al. 2015, section 2.2, the backward case). Batch normalisation: scale 1, shift 0, running mean 0, running
-    variance 1. Classifier: weight and bias uniform in +-1/sqrt(in_features), the default of `torch.nn.Linear`.
+    variance 1. Classifier: weight and bias uniform in +-1/sqrt(in_features), the default of `torch.nn.Linear`; with
+    `classifier_std` weight normal with that standard deviation, bias 0.
     """
     for module in model.modules():
         if isinstance(module, StackedConv2d):
             _initialise_convolution(module, slot, generator)
         elif isinstance(module, StackedLinear):
-            _initialise_linear(module, slot, generator)
-        elif isinstance(module, WorkerBatchNorm2d):
+            _initialise_linear(module, slot, generator, classifier_std)
+        elif isinstance(module, WorkerBatchNorm):
             _initialise_norm(module, slot, model.num_slots)
-    if zero_gamma:
-        for module in model.modules():
-            if isinstance(module, ResidualBlock):
-                slot_view(module.last_norm.weight, slot, model.num_slots).zero_()
 
 
 def _initialise_convolution(module: StackedConv2d, slot: int, generator: torch.Generator) -> None:
@@ -54,16 +50,21 @@ def _initialise_convolution(module: StackedConv2d, slot: int, generator: torch.G
         slot_view(module.bias, slot, module.num_slots).zero_()
 
 
-def _initialise_linear(module: StackedLinear, slot: int, generator: torch.Generator) -> None:
+def _initialise_linear(module: StackedLinear, slot: int, generator: torch.Generator, std: float | None) -> None:
     weight = slot_view(module.weight, slot, module.num_slots)
     bias = slot_view(module.bias, slot, module.num_slots)
+    if std is not None:
+        weight.copy_(_drawn_like(weight).normal_(0.0, std, generator=generator))
+        bias.zero_()
+        return
     bound = 1 / math.sqrt(weight.shape[1])
     weight.copy_(_drawn_like(weight).uniform_(-bound, bound, generator=generator))
     bias.copy_(_drawn_like(bias).uniform_(-bound, bound, generator=generator))
 
 
-def _initialise_norm(module: WorkerBatchNorm2d, slot: int, num_slots: int) -> None:
+def _initialise_norm(module: WorkerBatchNorm, slot: int, num_slots: int) -> None:
     for tensor, value in ((module.weight, 1), (module.bias, 0), (module.running_mean, 0), (module.running_var, 1)):
+        assert tensor is not None
         slot_view(tensor, slot, num_slots).fill_(value)
 
 

@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from widestep.models.batchnorm import WorkerBatchNorm
 from widestep.models.block import BlockContext
-from widestep.models.layers import KeyedDropout, StackedConv2d, StackedLinear, WorkerBatchNorm2d
+from widestep.models.dropout import KeyedDropout
+from widestep.models.initialise import initialise
+from widestep.models.layers import StackedConv2d, StackedLinear, slot_view
 from widestep.models.stacked import StackedModel
 
 
@@ -20,11 +24,13 @@ class LayerMaker:
 
     def convolution(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> StackedConv2d:
         """Make a convolution without bias that keeps the image size apart from its stride."""
-        return StackedConv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, num_slots=self.num_slots)
+        return StackedConv2d(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, num_slots=self.num_slots, context=self.context
+        )
 
-    def norm(self, num_features: int) -> WorkerBatchNorm2d:
+    def norm(self, num_features: int) -> WorkerBatchNorm:
         """Make a batch normalisation."""
-        return WorkerBatchNorm2d(num_features, self.num_slots, self.context)
+        return WorkerBatchNorm(self.num_slots * num_features, self.context)
 
 
 class SubsampleShortcut(nn.Module):
@@ -77,7 +83,7 @@ class ResidualBlock(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def last_norm(self) -> WorkerBatchNorm2d:
+    def last_norm(self) -> WorkerBatchNorm:
         """The batch normalisation whose scale zero-gamma sets to 0, which makes the residual 0 (statement B6)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +112,7 @@ class BasicBlock(ResidualBlock):
         self.bn2 = make.norm(width)
 
     @property
-    def last_norm(self) -> WorkerBatchNorm2d:
+    def last_norm(self) -> WorkerBatchNorm:
         """The second batch normalisation."""
         return self.bn2
 
@@ -130,7 +136,7 @@ class Bottleneck(ResidualBlock):
         self.bn3 = make.norm(width * self.expansion)
 
     @property
-    def last_norm(self) -> WorkerBatchNorm2d:
+    def last_norm(self) -> WorkerBatchNorm:
         """The third batch normalisation."""
         return self.bn3
 
@@ -205,12 +211,20 @@ class ResidualNetwork(StackedModel):
                 blocks.append(architecture.block(channels, stage.width, stride, architecture.projects, make))
                 channels = stage.width * architecture.block.expansion
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
-        self.dropout = KeyedDropout(dropout, self.context, layer_number=0, num_slots=num_slots)
-        self.fc = StackedLinear(channels, num_classes, num_slots)
+        self.dropout = KeyedDropout(dropout, self.context, num_slots)
+        self.fc = StackedLinear(channels, num_classes, num_slots, self.context)
+
+    def initialise(self, slot: int, key: int, zero_gamma: bool = False, classifier_std: float | None = None) -> None:
+        """Give one slot its initial weights and statistics (see `initialise` for the distributions)."""
+        initialise(self, slot, torch.Generator().manual_seed(key), classifier_std)
+        for module in self.modules():
+            if zero_gamma and isinstance(module, ResidualBlock):
+                assert module.last_norm.weight is not None
+                slot_view(module.last_norm.weight, slot, self.num_slots).zero_()
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (N, T*C, H, W): logits (N, T, num_classes)."""
-        assert not self.training or images.shape[0] % self.context.num_workers == 0
+        assert not self.training or images.shape[0] % self.context.num_groups == 0
         x = F.relu(self.bn1(self.conv1(images)))
         if self.stem_pools:
             x = F.max_pool2d(x, 3, stride=2, padding=1)

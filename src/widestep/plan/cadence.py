@@ -17,7 +17,7 @@ class Cadence:
 
     Examples
     --------
-    >>> Cadence.parse("200st").due(step=400, steps_per_epoch=42, seconds_since=3.0)
+    >>> Cadence.parse("200st").due(step=400, epochs=9.52, seconds_since=3.0)
     True
     """
 
@@ -34,11 +34,17 @@ class Cadence:
             raise UsageError(f"A cadence is a number of seconds, steps or epochs: 60s, 200st or 1ep. Got {value!r}.")
         return cls(int(match[1]), match[2])  # type: ignore[arg-type]
 
-    def due(self, step: int, steps_per_epoch: int, seconds_since: float) -> bool:
-        """Say whether it is time after `step` steps, `seconds_since` seconds after the last time."""
+    def due(self, step: int, epochs: float, seconds_since: float) -> bool:
+        """Say whether it is time after `step` steps, `seconds_since` seconds after the last time.
+
+        Parameters
+        ----------
+        epochs
+            How many epochs these steps are, a whole number exactly where an epoch ends (`RunPlan.epochs_after`).
+        """
         if self.unit == "s":
             return seconds_since >= self.amount
-        return step % (self.amount * (steps_per_epoch if self.unit == "ep" else 1)) == 0
+        return (step if self.unit == "st" else epochs) % self.amount == 0
 
     def __str__(self) -> str:
         return f"{self.amount}{self.unit}"

@@ -1,4 +1,4 @@
-"""Lengths of training and how far a run is, in epochs, steps or images, converted once and exactly."""
+"""Lengths of training in epochs, steps or images, converted once and exactly."""
 
 import math
 import re
@@ -50,13 +50,15 @@ class Duration:
             )
         return cls(amount, unit)
 
+    def exact_steps(self, steps_per_epoch: int, global_batch: int) -> Fraction:
+        """Return the length in steps, perhaps not whole; a step counts as `global_batch` images, whatever the tail."""
+        if self.unit == "st":
+            return self.amount
+        return self.amount / global_batch if self.unit == "im" else self.amount * steps_per_epoch
+
     def steps(self, steps_per_epoch: int, global_batch: int) -> int:
         """Return the length in whole steps: the first step count that covers it (rounded up)."""
-        if self.unit == "st":
-            return int(self.amount)
-        if self.unit == "im":
-            return math.ceil(self.amount / global_batch)
-        return math.ceil(self.amount * steps_per_epoch)
+        return math.ceil(self.exact_steps(steps_per_epoch, global_batch))
 
     def epochs(self, steps_per_epoch: int, global_batch: int) -> float:
         """Return the length in epochs."""
@@ -67,27 +69,3 @@ class Duration:
     def __str__(self) -> str:
         amount = _EXACTLY.divide(Decimal(self.amount.numerator), Decimal(self.amount.denominator))
         return f"{amount:f}{self.unit}"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: the number of optimizer steps taken, and what that is in epochs.
-
-    Examples
-    --------
-    >>> Progress(step=45, steps_per_epoch=42).epoch, Progress(45, 42).step_in_epoch
-    (1, 3)
-    """
-
-    step: int
-    steps_per_epoch: int
-
-    @property
-    def epoch(self) -> int:
-        """Epoch (counted from 0) that the next step belongs to."""
-        return self.step // self.steps_per_epoch
-
-    @property
-    def step_in_epoch(self) -> int:
-        """Position of the next step in its epoch, from 0."""
-        return self.step % self.steps_per_epoch

@@ -26,3 +26,7 @@ class Execution(Fields):
     """Steps between two records in metrics.jsonl and ledger.jsonl; the last step of an epoch is always recorded."""
     tensorboard: bool = True
     """Also write TensorBoard events, when the package tensorboard is installed."""
+    compare_batchnorm: bool = False
+    """At the end, evaluate the final weights under every policy of batchnorm_running and write batchnorm.json."""
+    digests: bool = False
+    """Write a digest of every weight and gradient tensor at every step to digests.jsonl, for `widestep diff`."""

@@ -5,6 +5,8 @@ was given and, for an unknown key, the nearest known one.
 """
 
 import difflib
+import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, Val
 
 from widestep.errors import UsageError
 from widestep.plan.duration import Duration
-from widestep.plan.grid import WorkerGrid
+from widestep.plan.grid import RampPoint, WorkerGrid
 
 
 class Fields(BaseModel):
@@ -37,12 +39,39 @@ def _grid(value: Any) -> WorkerGrid:
     return value if isinstance(value, WorkerGrid) else WorkerGrid.parse(value)
 
 
-def _durations(value: Any) -> tuple[Duration, ...]:
+def _listed(value: Any) -> Iterable[Any]:
+    """Return a list as it is, the parts of a text with commas, or a single value as a list of one."""
     if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if not isinstance(value, Iterable):
-        value = [value]
-    return tuple(Duration.parse(item) for item in value)
+        return [part for part in value.split(",") if part.strip()]
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _durations(value: Any) -> tuple[Duration, ...]:
+    return tuple(Duration.parse(item) for item in _listed(value))
+
+
+def _ramp(value: Any) -> tuple[RampPoint, ...]:
+    points = tuple(RampPoint.parse(item) for item in _listed(value))
+    if any(b.epoch <= a.epoch for a, b in itertools.pairwise(points)):
+        raise UsageError(f"A ramp names its epochs in rising order. Got {', '.join(map(str, points))}.")
+    return points
+
+
+def _factors(value: Any) -> tuple[float, ...]:
+    items = _listed(value)
+    try:
+        factors = tuple(map(float, items))
+    except (TypeError, ValueError, OverflowError):
+        factors = ()
+    if not factors or not all(0 < factor <= 1 for factor in factors) or any(isinstance(item, bool) for item in items):
+        raise UsageError(f"A factor of the decay is a number above 0 and at most 1, or a list of them. Got {value!r}.")
+    return factors
+
+
+def _batchnorm(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"local|sync|group:[1-9]\d{0,6}", value):
+        return value
+    raise UsageError(f"Batch normalisation is local, sync or group:K, for example group:4. Got {value!r}.")
 
 
 def _warmup_start(value: Any) -> str | float:
@@ -61,6 +90,11 @@ DurationField = Annotated[Duration, _reading(Duration.parse), PlainSerializer(st
 DurationsField = Annotated[
     tuple[Duration, ...], _reading(_durations), PlainSerializer(lambda value: [str(item) for item in value])
 ]
+RampField = Annotated[tuple[RampPoint, ...], _reading(_ramp), PlainSerializer(lambda value: [str(point) for point in value])]
+FactorsField = Annotated[
+    tuple[float, ...], _reading(_factors), PlainSerializer(lambda value: value[0] if len(value) == 1 else list(value))
+]
+BatchNormField = Annotated[str, _reading(_batchnorm)]
 WarmupStart = Annotated[str | float, _reading(_warmup_start)]
 
 Model = TypeVar("Model", bound=BaseModel)

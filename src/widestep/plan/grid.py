@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from widestep.errors import UsageError
 
 _FORM = re.compile(r"([1-9]\d{0,6})x([1-9]\d{0,6})x([1-9]\d{0,6})")
+_RAMP_FORM = re.compile(r"([1-9]\d{0,8})(?:ep)?:([1-9]\d{0,6})")
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,34 @@ class WorkerGrid:
 
     def __str__(self) -> str:
         return f"{self.num_nodes}x{self.workers_per_node}x{self.images_per_worker}"
+
+    def with_workers(self, num_workers: int) -> "WorkerGrid":
+        """Return a grid of another number of workers with as many images each."""
+        return self if num_workers == self.num_workers else WorkerGrid(1, num_workers, self.images_per_worker)
+
+
+@dataclass(frozen=True)
+class RampPoint:
+    """From a whole epoch on, another number of workers.
+
+    Examples
+    --------
+    >>> RampPoint.parse("30ep:8")
+    RampPoint(epoch=30, num_workers=8)
+    """
+
+    epoch: int
+    num_workers: int
+
+    @classmethod
+    def parse(cls, value: "str | RampPoint") -> "RampPoint":
+        """Read EPOCH:WORKERS; raises UsageError when it is none."""
+        if isinstance(value, RampPoint):
+            return value
+        match = _RAMP_FORM.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise UsageError(f"A ramp point reads EPOCH:WORKERS, for example 30ep:8, with a whole epoch. Got {value!r}.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}ep:{self.num_workers}"

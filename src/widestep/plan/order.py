@@ -83,28 +83,34 @@ class EpochShape:
 
 @dataclass
 class DataOrder:
-    """The order of the training images in every epoch of one seed.
+    """The order of the training images in every epoch of one seed: one permutation an epoch, whatever the grid.
 
-    Positions count from 0 to `shape.num_images` - 1 within the training set; the data layer maps them to files.
+    Positions count from 0 to `num_images` - 1 within the training set; the data layer maps them to files.
+
+    Examples
+    --------
+    >>> order = DataOrder(num_images=11, seed=5)
+    >>> shape = EpochShape(11, WorkerGrid.parse("1x2x2"), "short")
+    >>> [order.step(shape, 0, step).size for step in range(3)]
+    [4, 4, 3]
     """
 
-    shape: EpochShape
+    num_images: int
     seed: int
     _cached: tuple[int, NDArray[np.int64]] | None = field(default=None, repr=False)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return the positions in the order of one epoch, shape (shape.length,)."""
+        """Return the permutation of one epoch, shape (num_images,)."""
         cached = self._cached  # read once: threads that prefetch may ask for two epochs at the same time
         if cached is None or cached[0] != epoch:
-            order = Stream(self.seed, "order").permutation(self.shape.num_images, epoch)
-            cached = self._cached = epoch, np.resize(order, self.shape.length)
+            cached = self._cached = epoch, Stream(self.seed, "order").permutation(self.num_images, epoch)
         return cached[1]
 
-    def step(self, epoch: int, step_in_epoch: int) -> NDArray[np.int64]:
-        """Return the positions of one step's global batch; entry i*W + w is image i of worker w."""
-        start = step_in_epoch * self.shape.grid.global_batch
-        return self.epoch(epoch)[start : start + self.shape.images_in_step(step_in_epoch)]
+    def step(self, shape: EpochShape, epoch: int, step_in_epoch: int) -> NDArray[np.int64]:
+        """Return the positions of one step's global batch, shape (n,); entry i*W + w is image i of worker w.
 
-    def worker(self, epoch: int, step_in_epoch: int, worker: int) -> NDArray[np.int64]:
-        """Return the positions that one worker takes at a step, in its order."""
-        return self.step(epoch, step_in_epoch)[worker :: self.shape.grid.num_workers]
+        `shape` is that of the epoch, for `num_images` images.
+        """
+        start = step_in_epoch * shape.grid.global_batch
+        places = np.arange(start, start + shape.images_in_step(step_in_epoch))
+        return self.epoch(epoch)[places % self.num_images]  # past the end, `pad` repeats the first ones

@@ -1,4 +1,7 @@
-"""Recipes by name or file: the named ones are TOML files beside this module, each with source and verified status."""
+"""Recipes by name or file: the named ones are TOML files beside this module, each with source and verified status.
+
+A file may hold variants of its recipe, such as one for every batch: `NAME:VARIANT` is one of them, `NAME` the recipe itself.
+"""
 
 import json
 import os
@@ -22,38 +25,67 @@ class NamedRecipe:
 
     Parameters
     ----------
+    name
+        As it was asked for: `mlperf-lars`, `mlperf-lars:32768`, `mine.toml`.
     about
-        `summary`, `source`, `expected` and `verified`: where the settings come from, what they should give, and what we
-        have seen ourselves.
+        Of a shipped recipe: `summary`, `source` (where the settings come from), `expected` (what they should give),
+        `verified` (what we have seen ourselves), `status` (`sure`, or `experimental` where settings are second-hand),
+        `assumed` (`FIELD, FIELD: why` for what the source does not give). Some also have `second_hand` (fields whose values
+        are rounded or reported by others), `quirks` (`FIELD: what it does`), `expected_results` (tables of batch in images
+        a step, accuracy in %, sd in points, n and others) and `why` (a sentence by topic of `explain`). Of a file,
+        whatever its table [about] holds.
+    variants
+        Names of the variants of its file.
     """
 
     name: str
     recipe: Recipe
-    about: Mapping[str, str]
+    about: Mapping[str, Any]
+    variants: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
-    """Return the names of the shipped recipes."""
+    """Return the names of the shipped recipes, without variants."""
     return sorted(item.name.removesuffix(".toml") for item in _folder().iterdir() if item.name.endswith(".toml"))
 
 
-def load(name_or_file: str) -> NamedRecipe:
-    """Read a shipped recipe by its name, or any recipe from a TOML file.
+def load(address: str) -> NamedRecipe:
+    """Read a shipped recipe by its name or any recipe from a TOML file; `NAME:VARIANT` or `FILE:VARIANT` is a variant of it.
 
-    A file holds the fields at top level, or in a table `[recipe]` beside a table `[about]`.
+    A file holds the fields at top level, or in a table `[recipe]` beside a table `[about]`. A table `[variants.NAME]` holds
+    the fields in which a variant differs, and perhaps an `about` of its own, entries of which replace those of the file.
 
     Raises
     ------
     UsageError
-        When there is no such name or file, the file is no TOML, or a field is unknown or does not fit.
+        When there is no such name, file or variant, the file is no TOML, or a field is unknown or does not fit.
+
+    Examples
+    --------
+    >>> load("mlperf-lars:32768").recipe.grid.global_batch
+    32768
     """
-    if name_or_file in names():
-        return _parse(name_or_file, (_folder() / f"{name_or_file}.toml").read_text(encoding="utf-8"))
-    if not os.path.isfile(name_or_file):  # unlike Path.is_file, also False for a name that is too long to be one
-        hint = perhaps(name_or_file, names())
-        raise UsageError(f"A recipe is one of {', '.join(names())}, or a TOML file. Got {name_or_file!r}.{hint}")
-    path = Path(name_or_file)
-    return _parse(path.name, read_text(path))
+    source, variant = _parts(address)
+    if source in names():
+        return _parse(source, variant, (_folder() / f"{source}.toml").read_text(encoding="utf-8"))
+    return _parse(Path(source).name, variant, read_text(Path(source)))
+
+
+def _parts(address: str) -> tuple[str, str | None]:
+    """Return the name or file, and the variant if one is asked for."""
+    if _exists(address):
+        return address, None
+    source, colon, variant = address.rpartition(":")
+    if colon and _exists(source):
+        return source, variant
+    hint = perhaps(source if colon else address, names())
+    raise UsageError(
+        f"A recipe is one of {', '.join(names())}, or a TOML file; NAME:VARIANT is a variant of it. Got {address!r}.{hint}"
+    )
+
+
+def _exists(source: str) -> bool:
+    return source in names() or os.path.isfile(source)  # unlike Path.is_file, also False for a name too long to be one
 
 
 def read_text(path: Path) -> str:
@@ -74,15 +106,33 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
         raise UsageError(f"The {what} must be TOML. {error}.") from None
 
 
-def _parse(name: str, text: str) -> NamedRecipe:
-    table = parse_toml(text, f"recipe {name}")
-    about = table.pop("about", {})
-    fields = table.pop("recipe", None)
-    if not isinstance(about, dict) or not isinstance(fields, dict | None):
-        raise UsageError(f"In a recipe, [about] and [recipe] are tables. {name} has a single value there.")
-    if fields is not None and table:
-        raise UsageError(f"The recipe {name} has a table [recipe], so its fields belong there. Got also {list(table)}.")
-    return NamedRecipe(name, build(Recipe, table if fields is None else fields, what=f"recipe {name}", typed=True), about)
+def _parse(name: str, variant: str | None, text: str) -> NamedRecipe:
+    fields = parse_toml(text, f"recipe {name}")
+    about = _table(fields.pop("about", {}), name)
+    variants = {key: _table(value, name) for key, value in _table(fields.pop("variants", {}), name).items()}
+    if "recipe" in fields:
+        others, fields = fields, _table(fields.pop("recipe"), name)
+        if others:
+            raise UsageError(f"The recipe {name} has a table [recipe], so its fields belong there. Got also {list(others)}.")
+    if variant is not None:
+        if variant not in variants:
+            raise UsageError(_no_variant(name, variant, list(variants)))
+        changes = dict(variants[variant])
+        about = {**about, **_table(changes.pop("about", {}), name)}
+        fields, name = {**fields, **changes}, f"{name}:{variant}"
+    return NamedRecipe(name, build(Recipe, fields, what=f"recipe {name}", typed=True), about, tuple(variants))
+
+
+def _table(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"In a recipe, [about], [recipe] and [variants.NAME] are tables. {name} has a single value there.")
+    return value
+
+
+def _no_variant(name: str, variant: str, known: list[str]) -> str:
+    if not known:
+        return f"The recipe {name} has no variants. Got {variant!r}; leave the colon and it out."
+    return f"The recipe {name} has the variants {', '.join(known)}. Got {variant!r}.{perhaps(variant, known)}"
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, typed: bool = False) -> Recipe:

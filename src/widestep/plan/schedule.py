@@ -4,7 +4,9 @@ Nothing here has state (statement L1): the rate at a step is the same however of
 process it is asked for, so it can be drawn without training.
 """
 
+import bisect
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,9 +18,16 @@ DecayShape = Literal["step", "cosine", "polynomial", "linear", "exponential", "c
 
 
 def warmup(
-    shape: WarmupShape, start: float, peak: float, num_steps: int, *, first: FirstStep = "open", power: float = 1.0
+    shape: WarmupShape,
+    start: float,
+    peak: float,
+    num_steps: int,
+    *,
+    first: FirstStep = "open",
+    power: float = 1.0,
+    length: float | None = None,
 ) -> Rate:
-    """Rise from `start` to `peak` within `num_steps` steps, never above the peak (statement L3).
+    """Rise from `start` to `peak` within `num_steps` steps, never above the peak (statement L3) unless told to overshoot.
 
     Parameters
     ----------
@@ -31,28 +40,46 @@ def warmup(
         `open`: step 0 is one increment above `start` and the last of the warmup steps is exactly at the peak, as in
         the public Horovod example (statement L4). `closed`: step 0 is at `start`, the first step
         after the warmup at the peak.
+    length
+        Steps, perhaps not a whole number, after which the rise reaches the peak; at most `num_steps`, which is the default.
+        When it is less, the rate goes on rising at the same pace above the peak, and falls to the peak after `num_steps`
+        steps: t = (step + 1) / length passes 1 (statement L4, a fractional warmup of the public Horovod example).
     """
     start = min(start, peak)
+    length = float(num_steps) if length is None else length
 
     def rate(step: int) -> float:
         position = step + 1 if first == "open" else step
         if shape == "constant":
             return start if step < num_steps else peak
-        if position >= num_steps:
+        if step >= num_steps or position == length:
             return peak
-        share = position / num_steps
+        share = position / length
         if shape == "exponential":
             between = start * math.pow(peak / start, share)
         else:
             between = start + (peak - start) * (math.pow(share, power) if shape == "polynomial" else share)
-        return min(between, peak)  # whatever the rounding
+        return min(between, peak) if position < length else max(between, peak)  # whatever the rounding
 
     return rate
 
 
-def step_decay(peak: float, boundaries: Sequence[int], factor: float) -> Rate:
-    """Multiply by `factor` at each boundary, given in absolute steps."""
-    return lambda step: peak * factor ** sum(step >= boundary for boundary in boundaries)
+def step_decay(peak: float, boundaries: Sequence[int], factors: Sequence[float]) -> Rate:
+    """Multiply by a factor at each boundary.
+
+    Parameters
+    ----------
+    boundaries
+        Absolute steps, in any order.
+    factors
+        One for all boundaries, or one for each of them.
+    """
+    each = factors if len(factors) == len(boundaries) else [*factors] * len(boundaries)
+    pairs = sorted(zip(boundaries, each, strict=True))
+    steps = [boundary for boundary, _ in pairs]
+    passed = (Counter(factor for _, factor in pairs[:count]) for count in range(len(pairs) + 1))
+    levels = [peak * math.prod(factor**times for factor, times in factors.items()) for factors in passed]
+    return lambda step: levels[bisect.bisect_right(steps, step)]
 
 
 def cosine_decay(peak: float, final: float, start: int, end: int) -> Rate:
@@ -67,7 +94,12 @@ def polynomial_decay(peak: float, final: float, start: int, end: int, power: flo
 
 def exponential_decay(peak: float, final: float, start: int, end: int) -> Rate:
     """Fall by equal ratios from the peak at step `start` to `final` > 0 at step `end`."""
-    return lambda step: peak * (final / peak) ** _share(step, start, end)
+
+    def rate(step: int) -> float:
+        share = _share(step, start, end)
+        return final if share == 1.0 else peak * (final / peak) ** share
+
+    return rate
 
 
 def constant(peak: float) -> Rate:
@@ -90,7 +122,7 @@ class LRSchedule:
 
     Examples
     --------
-    >>> schedule = LRSchedule(warmup("linear", 0.0125, 3.0, 420), step_decay(3.0, [1260], 0.1), 420, 3780)
+    >>> schedule = LRSchedule(warmup("linear", 0.0125, 3.0, 420), step_decay(3.0, [1260], [0.1]), 420, 3780)
     >>> round(schedule(0), 6), schedule(419), schedule(1259)
     (0.019613, 3.0, 3.0)
     """

@@ -16,11 +16,15 @@ class GradientStatistics:
         Euclidean norm of the averaged gradient, before weight decay.
     num_images
         n: the images that counted.
+    mean_square_of_workers
+        Mean over workers of the squared Euclidean norm of the worker's own gradient, that of the mean loss of its images.
+        None where it was not asked for.
     """
 
     loss: float
     gradient_norm: float
     num_images: int
+    mean_square_of_workers: float | None = None
 
     @property
     def finite(self) -> bool:

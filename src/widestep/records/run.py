@@ -33,8 +33,9 @@ class Run:
     """One recipe in one directory.
 
     The directory holds recipe.toml (resolved), environment.json, command.txt, log.txt, metrics.jsonl (a record a step),
-    epochs.csv, ledger.jsonl (what the optimizer applied), history.jsonl (starts, stops), checkpoints/, result.json and
-    STATUS. Several processes may hold a `Run` of one directory, but only one of them opens it for writing.
+    epochs.csv, ledger.jsonl (what the optimizer applied), digests.jsonl (of every tensor, when asked for), history.jsonl
+    (starts, stops), checkpoints/, result.json and STATUS. Several processes may hold a `Run` of one directory, but only one
+    of them opens it for writing.
     """
 
     def __init__(self, directory: Path, recipe: Recipe) -> None:
@@ -113,10 +114,13 @@ class Run:
         remove_leftovers(self.checkpoints)
         self.set_status("running")
 
-    def open_records(self, lengths: Mapping[str, int]) -> None:
+    def open_records(self, lengths: Mapping[str, int], *, with_digests: bool = False) -> None:
         """Open the record files, each cut back to the length it had at the checkpoint that is resumed from."""
         with explained(self.directory):
-            for name in ("metrics.jsonl", "epochs.csv", "ledger.jsonl"):
+            names = ["metrics.jsonl", "epochs.csv", "ledger.jsonl"]
+            if with_digests or (self.directory / "digests.jsonl").exists():
+                names.append("digests.jsonl")
+            for name in names:
                 self._files[name] = LineFile(self.directory / name, lengths.get(name, 0))
             if self._files["epochs.csv"].length() == 0:
                 self._files["epochs.csv"].append(",".join(EPOCH_COLUMNS))
@@ -139,6 +143,10 @@ class Run:
     def ledger(self, record: Mapping[str, Any]) -> None:
         """Append to ledger.jsonl what the optimizer really applied."""
         self._files["ledger.jsonl"].append(json.dumps(record))
+
+    def digests(self, record: Mapping[str, Any]) -> None:
+        """Append digests of a step's tensors to digests.jsonl."""
+        self._files["digests.jsonl"].append(json.dumps(record))
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Append one evaluation to epochs.csv."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 from widestep.errors import UsageError
 from widestep.files import explained, write_atomically, write_json
+from widestep.report.audit import audit_records
+from widestep.report.batchnorm import COLUMNS, Group, batchnorm_rows, study_groups
 from widestep.report.claims import Finding, judge
 from widestep.report.drawing import draw
 from widestep.report.figures import FigureData, figure_data
 from widestep.report.optimum import best_warmups
 from widestep.report.page import FigureBlock, Page, interval_text, render, signed
-from widestep.report.results import Diverged, Missing, SeedRun, read_study
-from widestep.report.runs import read_runs, run_figures, run_page
+from widestep.report.results import Diverged, Missing, SeedRun, plain, read_study
+from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
 from widestep.report.sections import study_page
+from widestep.study.audit import Audit, audit
+from widestep.study.store import StudyStore
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,14 @@ class ReportSummary:
     num_diverged: int
     num_missing: int
     findings: list[Finding] = field(default_factory=list)
+    audit: list[str] = field(default_factory=list)
 
 
 def build_report(study_directory: Path) -> ReportSummary:
-    """Write report/index.html, report/figures/ and report/findings.json of a study; a partial study gives a partial report.
+    """Write a study's report: index.html, figures/, findings.json, audit.json and, where runs have them, batchnorm.csv.
+
+    A partial study gives a partial report. findings.json holds an entry for each claim, then one for each thing that the
+    audit found.
 
     Raises
     ------
@@ -42,11 +51,13 @@ def build_report(study_directory: Path) -> ReportSummary:
         When the report cannot be written.
     """
     results = read_study(study_directory)
-    findings = judge(results)
+    findings, audited = judge(results), audit(StudyStore(study_directory, results.study))
+    groups, level = study_groups(results), results.study.level
     out = study_directory / "report"
     figures = [_write_figure(out, figure_data(results, spec)) for spec in results.study.figures]
-    _write(out, study_page(results, findings, best_warmups(results), figures))
-    write_json(out / "findings.json", [finding.record() for finding in findings])
+    _write(out, study_page(results, findings, best_warmups(results), figures, audited, groups))
+    _write_numbers(out, audited, groups, level)
+    write_json(out / "findings.json", [*(finding.record() for finding in findings), *audit_records(audited)])
     return ReportSummary(
         out / "index.html",
         len(results.outcomes),
@@ -54,11 +65,12 @@ def build_report(study_directory: Path) -> ReportSummary:
         results.count(Diverged),
         results.count(Missing),
         findings,
+        [plain(one.text) for one in audited.found],
     )
 
 
 def build_run_report(directories: Sequence[Path], out: Path) -> ReportSummary:
-    """Write a page with accuracy and learning-rate curves and a table of results for single runs.
+    """Write a page with accuracy and learning-rate curves, a table of results and an audit for single runs.
 
     Raises
     ------
@@ -72,17 +84,26 @@ def build_run_report(directories: Sequence[Path], out: Path) -> ReportSummary:
     if not directories:
         raise UsageError("A report is about at least one run. Give the directory of a run or of a study.")
     runs = read_runs(directories)
+    audited, groups = audit_runs(runs), run_groups(runs)
     figures = [_write_figure(out, data) for data in run_figures(runs)]
-    _write(out, run_page(runs, figures))
+    _write(out, run_page(runs, figures, audited, groups))
+    _write_numbers(out, audited, groups, LEVEL)
     states = [run.state for run in runs.values()]
     complete, diverged = states.count("complete"), states.count("diverged")
-    return ReportSummary(out / "index.html", len(runs), complete, diverged, len(runs) - complete - diverged)
+    missing, found = len(runs) - complete - diverged, [plain(one.text) for one in audited.found]
+    return ReportSummary(out / "index.html", len(runs), complete, diverged, missing, audit=found)
 
 
 def _write(out: Path, page: Page) -> None:
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "index.html", render(page))
+
+
+def _write_numbers(out: Path, audited: Audit, groups: Sequence[Group], level: float) -> None:
+    write_json(out / "audit.json", audited.record())
+    if groups:
+        write_atomically(out / "batchnorm.csv", csv_text(COLUMNS, batchnorm_rows(groups, level)))
 
 
 def _write_figure(out: Path, data: FigureData) -> FigureBlock:
@@ -117,7 +138,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
-    """Return the findings as aligned lines of at most `width` characters, for a terminal."""
+    """Return the findings, and what the audit found, as lines of at most `width` characters, for a terminal."""
     lines = [f"{summary.num_complete} of {summary.num_trials} complete"]
     lines[0] += f", {summary.num_diverged} diverged" if summary.num_diverged else ""
     lines[0] += f", {summary.num_missing} missing" if summary.num_missing else ""
@@ -131,4 +152,6 @@ def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
     for one, text in zip(summary.findings, numbers, strict=True):
         claim = one.text if len(one.text) <= room else one.text[: room - 1] + "…"
         lines.append(f"{one.verdict:<12}  {one.claim:<{name}}  {claim:<{room}}  {text}"[:width])
+    for text in summary.audit:
+        lines += textwrap.wrap(text, width, initial_indent="audit  ", subsequent_indent="       ")
     return [*lines, f"report: {summary.page}"]

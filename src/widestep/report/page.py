@@ -49,6 +49,16 @@ class FigureBlock:
 
 
 @dataclass(frozen=True)
+class AuditSection:
+    """What an audit of the runs came to: in general, what it found, what else it saw, and a digest of every setting."""
+
+    lead: str
+    found: list[str]
+    notes: list[str]
+    table: Table
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that the page shows, in its order; empty parts are left out."""
 
@@ -60,6 +70,7 @@ class Page:
     findings_words: str = ""
     figures: list[FigureBlock] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    audit: AuditSection | None = None
     method: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)

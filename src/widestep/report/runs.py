@@ -8,10 +8,16 @@ from typing import Any
 from widestep.plan.recipe import Recipe, differences
 from widestep.records.result import RunResult
 from widestep.records.run import open_existing
+from widestep.report.audit import audit_notices, audit_section
+from widestep.report.batchnorm import Group, batchnorm_table, group
 from widestep.report.figures import FigureData, run_curves
 from widestep.report.page import FigureBlock, Page, Table
 from widestep.report.results import Curves, plain, read_curves, read_environments
 from widestep.report.sections import environment_facts, glossary
+from widestep.study.audit import Audit, Case, audit_cases, ineffective_of, recipe_key
+from widestep.study.coincidence import listed
+
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,37 @@ def run_figures(runs: dict[str, SingleRun]) -> list[FigureData]:
     ]
 
 
-def run_page(runs: dict[str, SingleRun], figures: list[FigureBlock]) -> Page:
+def by_setting(runs: dict[str, SingleRun]) -> list[Case]:
+    """Return runs whose recipes differ in nothing but the seed together, under their labels; a seed counts once."""
+    found: dict[str, dict[str, SingleRun]] = {}
+    for label, run in runs.items():
+        found.setdefault(recipe_key(run.recipe), {})[label] = run
+    return [
+        Case(
+            listed(list(same)),
+            "",
+            next(iter(same.values())).recipe,
+            {run.recipe.seed: run.directory for run in same.values()},
+        )
+        for same in found.values()
+    ]
+
+
+def audit_runs(runs: dict[str, SingleRun]) -> Audit:
+    """Audit single runs: settings that differ and yet did the same at every seed that they share."""
+    cases = by_setting(runs)
+    return audit_cases(cases, ineffective_of({case.arm: case.recipe for case in cases}))
+
+
+def run_groups(runs: dict[str, SingleRun]) -> list[Group]:
+    """Return the settings of single runs that are complete and compared the policies of batch-norm statistics."""
+    groups = [
+        group("", case.arm, case.runs) for case in by_setting({k: v for k, v in runs.items() if v.state == "complete"})
+    ]
+    return [one for one in groups if one.runs]
+
+
+def run_page(runs: dict[str, SingleRun], figures: list[FigureBlock], audit: Audit, groups: list[Group]) -> Page:
     """Put the page of single runs together."""
     recipes = [run.recipe for run in runs.values()]
     varied = list(dict.fromkeys(name for recipe in recipes[1:] for name in differences(recipes[0], recipe)))
@@ -64,15 +100,17 @@ def run_page(runs: dict[str, SingleRun], figures: list[FigureBlock]) -> Page:
     if varied:
         settings = [[label, *(_words(run.recipe.values()[name]) for name in varied)] for label, run in runs.items()]
         tables.append(Table("Settings in which the runs differ", ["run", *varied], settings, first_number=1 + len(varied)))
+    tables += [batchnorm_table(groups, LEVEL)] if groups else []
     complete = sum(run.state == "complete" for run in runs.values())
     other = [f"{label} ({run.state})" for label, run in runs.items() if run.state != "complete"]
     return Page(
         eyebrow="Runs",
         title=next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs",
         counts=[("complete", f"{complete} of {len(runs)} complete")],
-        notices=[f"Not complete: {', '.join(other)}."] if other else [],
+        notices=[*([f"Not complete: {', '.join(other)}."] if other else []), *audit_notices(audit)],
         figures=figures,
         tables=tables,
+        audit=audit_section(audit),
         facts=environment_facts(read_environments(run.directory for run in runs.values())),
         glossary=glossary(varied),
     )

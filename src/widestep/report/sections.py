@@ -4,18 +4,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from widestep.plan.recipe import Recipe
+from widestep.report.audit import audit_notices, audit_section
+from widestep.report.batchnorm import Group, batchnorm_table
 from widestep.report.claims import Finding
 from widestep.report.optimum import FEWEST_FOR_BOOTSTRAP, BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
 from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults, plain
 from widestep.report.statistics import mean_interval
+from widestep.study.audit import Audit
 
 _MOST_LISTED = 200
 _FACTS = {"num_cores": "processor cores"}
 
 
 def study_page(
-    results: StudyResults, findings: list[Finding], warmups: list[BestWarmup], figures: list[FigureBlock]
+    results: StudyResults,
+    findings: list[Finding],
+    warmups: list[BestWarmup],
+    figures: list[FigureBlock],
+    audit: Audit,
+    groups: list[Group],
 ) -> Page:
     """Put the page of a study together."""
     study, level = results.study, 100 * results.study.level
@@ -23,17 +31,19 @@ def study_page(
     said = ", ".join(
         f"{verdicts.count(word)} {word}" for word in ("supported", "contradicted", "undecided") if word in verdicts
     )
-    tables = [_warmup_table(warmups, level), _comparison_table(findings), _cell_table(results), _trouble_table(results)]
+    tables = [_warmup_table(warmups, level), _comparison_table(findings), _cell_table(results)]
+    tables += [batchnorm_table(groups, study.level), _trouble_table(results)]
     return Page(
         eyebrow=f"Study {plain(study.name)}",
         title=plain(study.title),
         counts=_counts(results),
-        notices=_notices(results),
+        notices=[*_notices(results), *audit_notices(audit)],
         findings=findings,
         findings_words=f"{said[:1].upper()}{said[1:]}. Intervals are at {level:g} %; the grey band is the margin of "
         f"{study.margin:g} points within which two accuracies count as equal, declared before the study ran.",
         figures=figures,
         tables=[table for table in tables if table.rows],
+        audit=audit_section(audit),
         method=_method(results),
         notes=[plain(note) for note in study.notes],
         facts=environment_facts(results.environment),

@@ -84,6 +84,8 @@ class Study(Fields):
     """A run whose final validation accuracy is below this share counts as collapsed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Kind of device that the runs take place on: auto takes a GPU when there is one."""
+    compare_batchnorm: bool = False
+    """Evaluate the final weights of every run under each policy of batch-norm statistics, for the report's table."""
     notes: list[str] = Field(default_factory=list)
     """What a reader must know about the settings."""
     set: Settings = Field(default_factory=dict)

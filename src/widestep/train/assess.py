@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from widestep.data.source import open_source
 from widestep.errors import StoreError
-from widestep.models.build import build_model
 from widestep.models.stacked import StackedModel
 from widestep.records.run import Run
 from widestep.train import checkpoint
 from widestep.train.evaluate import evaluate
-from widestep.train.session import make_deterministic
+from widestep.train.session import evaluated_ids
+from widestep.train.setting import fix_arithmetic, model_of
 from widestep.train.state import weights_sha256
 from widestep.workers.world import World
 
@@ -43,18 +42,15 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     tensors, facts = checkpoint.read(path)
     if "tally" in facts:
         tensors = {name.removeprefix("weights/"): held for name, held in tensors.items() if name.startswith("weights/")}
-    make_deterministic(recipe.threads)
+    fix_arithmetic(recipe)
     size = None if data and not data.startswith("folder:") else recipe.image_size
     drawn = recipe.train_images if data is None else None
     source = open_source(data or recipe.data, augment="none", image_size=size, train_images=drawn, num_threads=2)
-    shape, num_classes = source.facts.image_shape, source.facts.num_classes
-    model = build_model(recipe.model, num_classes=num_classes, image_shape=shape, num_slots=recipe.stack)
+    model = model_of(recipe, source.facts.num_classes, source.facts.image_shape)
     _load(model, recipe.slot, tensors, str(path))
-    val_ids = np.asarray(source.split(recipe.seed).val)
+    val_ids = evaluated_ids(source, recipe)
     with World() as world:
-        found = evaluate(model, source, [val_ids] * recipe.stack, recipe.images_per_evaluation, world, torch.device("cpu"))[
-            recipe.slot
-        ]
+        found = evaluate(model, source, [val_ids] * recipe.stack, recipe, world, torch.device("cpu"))[recipe.slot]
     source.close()
     return {
         "val_correct": found.correct,

@@ -3,19 +3,23 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from widestep.errors import Stopped, UsageError, WidestepError
-from widestep.optim.build import applied
+from widestep.files import write_json
 from widestep.plan.execution import Execution
 from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.train import checkpoint
+from widestep.train.accounts import digests, ledger_entry, metrics_entry
 from widestep.train.evaluate import Evaluation, evaluate
+from widestep.train.normalisation import centre_of, policy_after, precise_statistics, statistics_of
 from widestep.train.session import Member, Session, open_session, saved_tensors
-from widestep.train.state import weights_sha256
+from widestep.train.state import POLICIES, weights_sha256
 from widestep.train.step import StepRecord, take_step
 from widestep.train.stop import StopRequest
 from widestep.workers.world import World
@@ -45,6 +49,9 @@ class Watcher(Protocol):
 
     def evaluated(self, plan: RunPlan, step: int, evaluation: Evaluation) -> None:
         """Called after every evaluation."""
+
+    def noted(self, text: str) -> None:
+        """Called once for everything that somebody who reads the results must know."""
 
 
 def train(
@@ -90,32 +97,32 @@ class _Loop:
         self.watcher = watcher
         self.results: dict[int, RunResult] = {}
         self.began = self.saved = self.stepped = time.monotonic()
-        self.evaluations: list[Evaluation] = []
+        self.notes: set[str] = set()
 
     @property
     def live(self) -> list[Member]:
-        return [member for member in self.session.members if member.state.failure is None]
+        return [member for member in self.session.members if member.state.slot not in self.results]
 
     def run(self) -> list[RunResult]:
-        session, plan = self.session, self.session.plan
+        session = self.session
         step = self._common_step()
         if session.world.is_first:
             self.watcher.started(session)
-        while step < plan.total_steps and self.live:
-            records, stopping = take_step(
-                session.model, [member.state for member in self.live], session.engine, session.batches, step
-            )
+        for note in session.notes:
+            self._note(note)
+        while self.live:
+            records, stopping = take_step([member.state for member in self.live], session.engine, session.batches, step)
             self._record(records, step)
             self._end_diverged(records, step)
             step += 1
-            if plan.evaluation_due(step):
-                self._evaluate(step)
-            if step < plan.total_steps and self.live and (stopping or self._save_due(step)):
+            due = [member for member in self.live if member.state.plan.evaluation_due(step) or member.state.ended]
+            if due:
+                self._evaluate(due, step)
+            self._finish_ended(step)
+            if self.live and (stopping or self._save_due(step)):
                 self._save(step)
-            if stopping and step < plan.total_steps and self.live:
+            if stopping and self.live:
                 self._stop(step)
-        for member in self.live:
-            self._finish(member, "complete")
         return [self.results[member.state.slot] for member in session.members]
 
     def _common_step(self) -> int:
@@ -127,78 +134,91 @@ class _Loop:
     def _record(self, records: Sequence[StepRecord], step: int) -> None:
         session, now = self.session, time.monotonic()
         seconds, self.stepped = now - self.stepped, now
-        plan = session.plan
         for member, record in zip(self.live, records, strict=True):
-            found, tally = record.statistics, member.state.tally
+            tally = member.state.tally
             tally.train_seconds += seconds
             if not record.taken:
                 continue
-            tally.gradient_norms = [*tally.gradient_norms[1 - _NORMS_KEPT :], found.gradient_norm]
-            last_of_epoch = (step + 1) % plan.steps_per_epoch == 0 or step + 1 == plan.total_steps
-            if session.world.is_first and ((step + 1) % session.execution.log_every == 0 or last_of_epoch):
+            member.last_lr = record.applied.lr
+            tally.gradient_norms = [*tally.gradient_norms[1 - _NORMS_KEPT :], record.statistics.gradient_norm]
+            wanted = (step + 1) % session.execution.log_every == 0 or session.plan.ends_epoch(step + 1)
+            if session.world.is_first and (wanted or member.state.ended):
                 self._write_records(member, record, seconds)
         if session.world.is_first:
             first = records[0]
             speed = first.statistics.num_images * len(records) / max(seconds, 1e-9)
-            self.watcher.stepped(StepReport(plan, step + 1, first.statistics.loss, first.lr, speed))
+            self.watcher.stepped(StepReport(session.plan, step + 1, first.statistics.loss, first.applied.lr, speed))
 
     def _write_records(self, member: Member, record: StepRecord, seconds: float) -> None:
-        found = record.statistics
-        member.run.metrics(
-            {
-                "step": record.step,
-                "epoch": member.state.plan.progress(record.step).epoch,
-                "lr": record.lr,
-                "loss": found.loss,
-                "images": found.num_images,
-                "gradient_norm": found.gradient_norm,
-                "seconds": round(seconds, 6),
-            }
-        )
-        member.run.ledger({"step": record.step, "groups": applied(member.state.optimizer), "images": found.num_images})
+        member.run.metrics(metrics_entry(record, seconds))
+        member.run.ledger(ledger_entry(record, self.session.batches))
+        if self.session.execution.digests:
+            member.run.digests(digests(record))
         if member.board is not None:
-            member.board.step(record.step, record.lr, found.loss)
+            member.board.step(record.step, record.applied.lr, record.statistics.loss)
 
     def _end_diverged(self, records: Sequence[StepRecord], step: int) -> None:
         failing = [(m, r) for m, r in zip(self.live, records, strict=True) if not r.taken]
         if not failing:
             return
         session = self.session
-        evaluations = self._evaluate_all()
-        batch_of = session.batches.at(step)
+        for member in self.live:  # not computed anew: weights on the way to infinity may have no finite statistics
+            member.state.show(statistics_of(member.state, "mean", None))
+        evaluations = self._evaluated()
+        batch_of, placement = session.batches.at(step), session.batches.placement(step)
         for member, record in failing:
             found = record.statistics
-            workers = session.engine.first_failing_workers(batch_of, record.state.slot)
+            workers = session.engine.first_failing_workers(batch_of, placement, record.state.slot)
             where = f"worker {workers.start}" if len(workers) == 1 else f"workers {workers.start}-{workers.stop - 1}"
             norms = ", ".join(f"{norm:.3g}" for norm in member.state.tally.gradient_norms)
             reason = (
                 f"loss {found.loss:.6g}, gradient norm {found.gradient_norm:.6g}"
                 f"{', a batch-norm statistic not finite' if found.finite else ''} at step {step} "
-                f"(epoch {member.state.plan.progress(step).epoch}) with rate {record.lr:.6g}, first in {where}; "
+                f"(epoch {member.state.plan.position(step).epoch}) with rate {record.applied.lr:.6g}, first in {where}; "
                 f"gradient norms before: {norms or 'none'}"
             )
-            member.state.freeze(reason)
+            member.state.failure = reason
             self._finish(member, "diverged", evaluations[member.state.slot])
 
-    def _evaluate_all(self) -> list[Evaluation]:
+    def _precise(self) -> Tensor:
         session = self.session
-        images = session.plan.recipe.images_per_evaluation
-        return evaluate(session.model, session.source, session.val_ids, images, session.world, session.device)
+        return precise_statistics(
+            session.engine, session.batches, centre_of([member.state for member in self.live], session.engine)
+        )
 
-    def _evaluate(self, step: int) -> None:
-        if not self.live:
+    def _show_statistics(self, step: int) -> None:
+        """Let every run evaluate with the statistics of its policy (statement B5: computed anew after few updates)."""
+        policy = policy_after(self.session.plan.recipe, step)
+        if self.session.engine.moments.num_channels == 0:
             return
-        evaluations = self._evaluate_all()
+        precise = self._precise() if policy == "precise" else None
+        if policy != self.session.plan.recipe.batchnorm_running:
+            num_images = sum(map(self.session.batches.num_images, self.session.batches.steps_for_statistics()))
+            self._note(
+                "few steps for running batch-norm statistics: until their start weighs less than 1 %, evaluations use "
+                f"statistics computed from {num_images:,} training images"
+            )
         for member in self.live:
+            member.state.show(statistics_of(member.state, policy, precise))
+
+    def _evaluated(self) -> list[Evaluation]:
+        session = self.session
+        return evaluate(session.model, session.source, session.val_ids, session.plan.recipe, session.world, session.device)
+
+    def _evaluate(self, due: Sequence[Member], step: int) -> None:
+        self._show_statistics(step)
+        evaluations = self._evaluated()
+        for member in due:
             state, found = member.state, evaluations[member.state.slot]
             tally = state.tally
             if found.accuracy > max(tally.accuracies, default=-1.0):
                 state.keep_best()
             tally.accuracies.append(found.accuracy)
+            member.evaluation = found
             row = {
-                "epoch": -(-step // state.plan.steps_per_epoch),
+                "epoch": state.plan.epoch_after(step),
                 "step": step,
-                "lr": state.plan.schedule(step - 1),
+                "lr": member.last_lr,
                 "train_loss": tally.epoch_loss / tally.epoch_images,
                 "val_loss": found.finite_loss,
                 "val_correct": found.correct,
@@ -211,15 +231,15 @@ class _Loop:
                 member.run.flush_records()
                 if member.board is not None:
                     member.board.epoch(step, found.accuracy, found.finite_loss)
-        self.evaluations = evaluations
         if self.session.world.is_first:
-            first = self.live[0].state
+            first = due[0].state
             self.watcher.evaluated(first.plan, step, evaluations[first.slot])
         self.stepped = time.monotonic()
 
     def _save_due(self, step: int) -> bool:
-        cadence = self.session.execution.checkpoint_every
-        return cadence.due(step, self.session.plan.steps_per_epoch, time.monotonic() - self.saved)
+        session = self.session
+        seconds = time.monotonic() - self.saved
+        return session.execution.checkpoint_every.due(step, session.plan.epochs_after(step), seconds)
 
     def _save(self, step: int) -> None:
         if not self.session.world.is_first:
@@ -254,9 +274,33 @@ class _Loop:
             "goes on from there."
         )
 
-    def _finish(self, member: Member, status: str, evaluation: Evaluation | None = None) -> None:
+    def _finish_ended(self, step: int) -> None:
+        """Finish the runs that have come to their end: all at once, unless AdaScale lets some make more progress a step."""
+        ended = [member for member in self.live if member.state.ended]
+        if ended and self.session.execution.compare_batchnorm and self.session.engine.moments.num_channels:
+            self._compare_policies(ended, step)
+        for member in ended:
+            assert member.evaluation is not None
+            self._finish(member, "complete", member.evaluation)
+
+    def _compare_policies(self, ended: Sequence[Member], step: int) -> None:
+        """Evaluate final weights under every policy of batch-norm statistics, then put back those of the recipe."""
+        found: dict[str, list[Evaluation]] = {}
+        precise = self._precise()
+        for policy in (*POLICIES, "precise"):
+            for member in self.live:
+                member.state.show(statistics_of(member.state, policy, precise))
+            found[policy] = self._evaluated()
+        used = policy_after(self.session.plan.recipe, step)
+        for member in self.live:
+            member.state.show(statistics_of(member.state, used, precise))
+            if self.session.world.is_first and member in ended:
+                write_json(member.run.directory / "batchnorm.json", _comparison(step, used, found, member.state.slot))
+
+    def _finish(self, member: Member, status: str, evaluation: Evaluation) -> None:
         state, run = member.state, member.run
-        result = self._result(member, status, evaluation or self.evaluations[state.slot])
+        state.freeze()
+        result = self._result(member, status, evaluation)
         self.results[state.slot] = result
         if not self.session.world.is_first:
             return
@@ -280,7 +324,7 @@ class _Loop:
             num_workers=recipe.grid.num_workers,
             images_per_worker=recipe.grid.images_per_worker,
             steps=tally.step,
-            epochs=tally.step / state.plan.steps_per_epoch,
+            epochs=state.plan.epochs_after(tally.step),
             train_images_seen=tally.images_seen,
             val_images=evaluation.images,
             val_correct=evaluation.correct,
@@ -289,9 +333,24 @@ class _Loop:
             median_last5_val_accuracy=statistics.median(accuracies[-5:]),
             best_val_accuracy=max(accuracies),
             seed=recipe.seed,
-            mode="reproducible",
+            mode=recipe.mode,
             images_per_second=round(tally.images_seen / tally.train_seconds, 1) if tally.train_seconds else 0.0,
             wall_seconds=round(time.monotonic() - self.began, 3),
             interruptions=member.interruptions,
             reason=state.failure,
         )
+
+    def _note(self, text: str) -> None:
+        if self.session.world.is_first and text not in self.notes:
+            self.notes.add(text)
+            self.watcher.noted(text)
+            for member in self.live:
+                member.run.log(text)
+
+
+def _comparison(step: int, used: str, found: dict[str, list[Evaluation]], slot: int) -> dict[str, Any]:
+    policies = {}
+    for policy, evaluations in found.items():
+        values = asdict(evaluations[slot]) | {"loss": evaluations[slot].finite_loss}
+        policies[policy] = {f"val_{name}": values[name] for name in ("correct", "images", "accuracy", "loss")}
+    return {"step": step, "evaluated_with": used, "policies": policies}

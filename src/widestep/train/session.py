@@ -1,12 +1,11 @@
 """Set up the runs of a stack on this job's processes: data, model, states and what was saved of them."""
 
 import contextlib
-import ctypes
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,23 +13,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from widestep.data.source import ImageSource, open_source
-from widestep.errors import DataError, EnvironmentFault, StoreError, UsageError, WidestepError
-from widestep.models.build import build_model
+from widestep.errors import DataError, StoreError, UsageError, WidestepError
+from widestep.models.build import model_fingerprint
+from widestep.models.probe import Findings
 from widestep.models.stacked import StackedModel
 from widestep.plan.execution import Execution
+from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 from widestep.records.environment import environment
 from widestep.records.run import Run
 from widestep.train import checkpoint
 from widestep.train.batches import Batches
 from widestep.train.board import Board
+from widestep.train.evaluate import Evaluation
+from widestep.train.inspect import check_findings, doubts, inspect
+from widestep.train.setting import build_engine, choose_device, fix_arithmetic, keep_freed_memory, model_of
 from widestep.train.state import Tally, TrainState
 from widestep.train.stop import StopRequest
 from widestep.workers.engine import GradientEngine
-from widestep.workers.placement import Placement
 from widestep.workers.world import World
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 
 @dataclass
@@ -41,6 +42,9 @@ class Member:
     state: TrainState
     interruptions: int = 0
     board: Board | None = None
+    evaluation: Evaluation | None = None
+    """The newest."""
+    last_lr: float = 0.0
 
     def fail(self, error: WidestepError) -> None:
         """Leave word of an error that ends the run for now; the same command tries again."""
@@ -64,6 +68,8 @@ class Session:
     device: torch.device
     execution: Execution
     stop: StopRequest
+    notes: list[str]
+    """What somebody who reads the results must know from the start."""
 
     @property
     def plan(self) -> RunPlan:
@@ -79,40 +85,6 @@ class Session:
             member.run.close()
 
 
-def choose_device(wanted: str, local_process: int = 0) -> torch.device:
-    """Return the device of a process.
-
-    Raises
-    ------
-    EnvironmentFault
-        When a GPU is asked for and there is none.
-    """
-    found = torch.cuda.device_count() if wanted != "cpu" else 0
-    if wanted == "cuda" and found == 0:
-        raise EnvironmentFault(
-            "The device cuda needs a GPU. None was found; use --device cpu (virtual workers need no GPU)."
-        )
-    return torch.device("cuda", local_process % found) if found else torch.device("cpu")
-
-
-def make_deterministic(num_threads: int) -> None:
-    """Fix everything in torch that could make two equal computations differ."""
-    torch.set_num_threads(num_threads)
-    torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, does not import the compiler
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we never read what we did not write
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next step instead of giving it back (Linux; 10 % of a CPU step)."""
-    with contextlib.suppress(AttributeError, OSError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        library.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-
-
 def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: StopRequest) -> Session:
     """Open the data, lock and begin (or continue) the runs, and put their states in place.
 
@@ -124,39 +96,36 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
         As their names say; every process ends with the same exit code.
     """
     recipe = runs[0].recipe
-    make_deterministic(recipe.threads)
+    fix_arithmetic(recipe)
     keep_freed_memory()
-    device, source, model, members = world.agreed(lambda: _prepared(runs, execution, world.local_process))
+    device, source, model, members, notes = world.agreed(lambda: _prepared(runs, execution, world.local_process))
     plan_of_slot = {member.state.slot: member.state.plan for member in members}
     plans = [plan_of_slot.get(slot, members[0].state.plan) for slot in range(recipe.stack)]
-    placement = Placement(recipe.grid.num_workers, recipe.workers_per_forward, world.num_processes)
-    engine = GradientEngine(
-        model,
-        world,
-        placement,
-        label_smoothing=recipe.label_smoothing,
-        only_worker0=recipe.batchnorm_running == "worker0",
-        stop_requested=stop.requested,
-    )
     session = Session(
         members,
         model,
-        engine,
-        Batches(source, plans, device),
+        build_engine(model, recipe, world, stop.requested),
+        Batches(source, plans, device, world.num_processes),
         source,
-        [source.split(plan.recipe.seed).val for plan in plans],
+        [evaluated_ids(source, plan.recipe) for plan in plans],
         world,
         device,
         execution,
         stop,
+        notes,
     )
-    _begin(session, describe_environment(source, device, world, recipe.threads))
+    _begin(session, describe_environment(session))
     return session
 
 
-def _prepared(
-    runs: Sequence[Run], execution: Execution, local_process: int
-) -> tuple[torch.device, ImageSource, StackedModel, list[Member]]:
+def evaluated_ids(source: ImageSource, recipe: Recipe) -> NDArray[np.int64]:
+    """Return the ids of the validation images that are evaluated."""
+    held = source.split(recipe.seed).val
+    wanted = min(recipe.val_images or len(held), len(held))
+    return held[np.arange(wanted) * len(held) // wanted]
+
+
+def _prepared(runs: Sequence[Run], execution: Execution, local_process: int) -> "_Parts":
     """Make what needs no directory: whatever is wrong with a recipe or its data shows before anything is written."""
     recipe = runs[0].recipe
     _check_stack(runs)
@@ -169,34 +138,42 @@ def _prepared(
         num_threads=execution.loader_threads,
     )
     facts = source.facts
-    assert facts.image_shape is not None
     try:
         plans = [RunPlan(run.recipe, facts.num_train) for run in runs]
-        _ = [plan.total_steps for plan in plans]  # an epoch without a step is an error that must show now
-        model = build_model(
-            recipe.model,
-            num_classes=facts.num_classes,
-            image_shape=facts.image_shape,
-            num_slots=recipe.stack,
-            dropout=recipe.dropout,
-        ).to(device)
+        model = model_of(recipe, facts.num_classes, facts.image_shape).to(device)
+        members = [Member(run, TrainState(model, run.recipe.slot, plan)) for run, plan in zip(runs, plans, strict=True)]
+        known = ":" not in recipe.model and device.type == "cpu"  # shipped models have been probed there
+        findings = Findings() if known else inspect(model, source, recipe, device)
+        check_findings(findings, recipe)
     except WidestepError:
         source.close()
         raise
-    members = [Member(run, TrainState(model, run.recipe.slot, plan)) for run, plan in zip(runs, plans, strict=True)]
-    return device, source, model, members
+    return _Parts(device, source, model, members, doubts(findings, recipe))
 
 
-def describe_environment(source: ImageSource, device: torch.device, world: World, num_threads: int) -> dict[str, Any]:
+class _Parts(NamedTuple):
+    """What a session is put together from."""
+
+    device: torch.device
+    source: ImageSource
+    model: StackedModel
+    members: list[Member]
+    notes: list[str]
+
+
+def describe_environment(session: Session) -> dict[str, Any]:
     """Return what goes into environment.json."""
+    device, recipe, facts = session.device, session.plan.recipe, session.source.facts
     return {
         **environment(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": num_threads,
-        "processes": world.num_processes,
-        "data": source.facts.name,
-        "data_fingerprint": source.facts.fingerprint,
+        "threads": recipe.threads,
+        "processes": session.world.num_processes,
+        "data": facts.name,
+        "data_fingerprint": facts.fingerprint,
+        "model": recipe.model,
+        "model_fingerprint": model_fingerprint(recipe.model),
     }
 
 
@@ -237,7 +214,7 @@ def _begin_member(member: Member, facts: dict[str, Any], execution: Execution) -
 
 def _continue_member(member: Member, facts: dict[str, Any], execution: Execution) -> None:
     run = member.run
-    _check_data(run, facts)
+    _check_origin(run, facts)
     saved = checkpoint.read_last(run.checkpoints)
     lengths = {}
     if saved is not None:
@@ -247,20 +224,27 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
         _restore(member.state, tensors, extra["tally"])
         lengths = extra["lengths"]
     member.interruptions = sum(event["event"] in ("started", "resumed") for event in run.history())
-    run.open_records(lengths)
+    run.open_records(lengths, with_digests=execution.digests)
     step = member.state.tally.step
     run.event("resumed" if member.interruptions else "started", step=step, **{"processes": facts["processes"]})
     member.board = Board(run.directory, wanted=execution.tensorboard, first_step=step)
 
 
-def _check_data(run: Run, facts: dict[str, Any]) -> None:
+def _check_origin(run: Run, facts: dict[str, Any]) -> None:
     began = _read_environment(run.directory)
     if began.get("data_fingerprint") != facts["data_fingerprint"]:
         raise DataError(
-            f"A run continues on the data it began with. The files of {facts['data']} have changed since; restore them, or "
-            "use --fresh to begin again."
+            f"A run continues on the data it began with. The files of {facts['data']} have changed since; restore them, "
+            "or use --fresh to begin again."
+        )
+    if began.get("model_fingerprint") != facts["model_fingerprint"]:
+        raise UsageError(
+            f"A run continues with the model it began with. The source of {facts['model']} has changed since; restore it, "
+            "or use --fresh to begin again."
         )
     changed = [name for name in ("torch", "device", "instructions", "threads") if began.get(name) != facts[name]]
+    if run.recipe.mode == "fast":
+        changed += [name for name in ("processes",) if began.get(name) != facts[name]]
     if changed:
         said = ", ".join(f"{name} {began.get(name)} -> {facts[name]}" for name in changed)
         run.log(f"warning: the environment changed ({said}); from here on bytes may differ from an uninterrupted run")
@@ -277,12 +261,14 @@ def _read_environment(directory: Path) -> dict[str, Any]:
 def saved_tensors(state: TrainState) -> dict[str, Tensor]:
     """Return a state's tensors under the names of a checkpoint."""
     weights = {f"weights/{name}": tensor for name, tensor in state.weights().items()}
-    return weights | {f"optimizer/{name}": tensor for name, tensor in state.optimizer_tensors().items()}
+    optimizer = {f"optimizer/{name}": tensor for name, tensor in state.optimizer_tensors().items()}
+    return weights | {"running": state.running} | optimizer
 
 
 def _restore(state: TrainState, tensors: dict[str, Tensor], tally: dict[str, Any]) -> None:
-    for name, tensor in state.weights().items():
-        saved = tensors.get(f"weights/{name}")
+    held = {f"weights/{name}": tensor for name, tensor in state.weights().items()} | {"running": state.running}
+    for name, tensor in held.items():
+        saved = tensors.get(name)
         if saved is None or saved.shape != tensor.shape or saved.dtype != tensor.dtype:
             raise StoreError(f"A checkpoint holds every weight of the model. {name} is missing or of another shape.")
         tensor.copy_(saved)

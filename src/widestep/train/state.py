@@ -1,17 +1,21 @@
 """What a step changes: the state of one run, held in its slot of the stacked model."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from widestep.models.initialise import initialise
 from widestep.models.stacked import StackedModel, parameter_roles
-from widestep.optim.build import build_optimizer, update
+from widestep.optim.build import build_optimizer, clip_factor, set_rate, update
 from widestep.plan.randomness import Stream
 from widestep.plan.runplan import RunPlan
+from widestep.records.gradients import GradientStatistics
+from widestep.train.adascale import GainEstimate, usual_smoothing
+
+POLICIES = ("mean", "pooled", "worker0", "last")
+"""Policies of running batch-norm statistics that every run keeps side by side (statement B3), in the order of their rows."""
 
 
 @dataclass
@@ -19,6 +23,10 @@ class Tally:
     """The numbers a run carries from step to step, as they go into a checkpoint."""
 
     step: int = 0
+    progress: float = 0.0
+    """Steps of the schedule: with AdaScale the gains so far, otherwise the steps."""
+    gain: dict[str, float] = field(default_factory=lambda: vars(GainEstimate()))
+    """AdaScale's estimates."""
     epoch_loss: float = 0.0
     """Sum of the losses of the images of the epoch so far."""
     epoch_images: int = 0
@@ -28,6 +36,28 @@ class Tally:
     gradient_norms: list[float] = field(default_factory=list)
     """Of the last few steps."""
     train_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a step applies to one run, besides its gradient.
+
+    Parameters
+    ----------
+    lr
+        The rate given to the optimizer.
+    clip
+        Factor of the averaged gradient; 1 where it was not longer than allowed. None without a limit.
+    gain
+        AdaScale's gain; None for other rules.
+    estimate
+        AdaScale's estimates after the step.
+    """
+
+    lr: float
+    clip: float | None = None
+    gain: float | None = None
+    estimate: GainEstimate | None = None
 
 
 class TrainState:
@@ -50,45 +80,105 @@ class TrainState:
         self.failure: str | None = None
         self.best: dict[str, Tensor] | None = None
         self._model = model
-        generator = torch.Generator().manual_seed(Stream(plan.recipe.seed, "init").key())
-        initialise(model, slot, generator, plan.recipe.zero_gamma)
+        recipe = plan.recipe
+        model.initialise(slot, Stream(recipe.seed, "init").key(), recipe.zero_gamma, recipe.classifier_std)
         self.parameters: Mapping[str, Tensor] = model.slot_parameters(slot)
         self.statistics: Mapping[str, Tensor] = model.slot_statistics(slot)
-        first = next(iter(self.parameters.values()))
-        self.gradient = torch.zeros(sum(p.numel() for p in self.parameters.values()), device=first.device)
+        self.trained = {name: self.parameters[name] for name in model.trained_names()}
+        first = next(iter(self.trained.values()))
+        self.gradient = torch.zeros(sum(p.numel() for p in self.trained.values()), device=first.device)
         self._attach_gradient()
-        self.optimizer = build_optimizer(plan.recipe, self.parameters, parameter_roles(model))
+        self.optimizer = build_optimizer(recipe, self.trained, parameter_roles(model), plan.epochs_in)
+        self.running = self._initial_statistics(first.device)
 
     def _attach_gradient(self) -> None:
-        """Make every parameter's gradient a view of the flat one."""
-        sizes = [p.numel() for p in self.parameters.values()]
-        for parameter, piece in zip(self.parameters.values(), self.gradient.split(sizes), strict=True):
+        """Make every trained parameter's gradient a view of the flat one."""
+        sizes = [p.numel() for p in self.trained.values()]
+        for parameter, piece in zip(self.trained.values(), self.gradient.split(sizes), strict=True):
             parameter.requires_grad_()
             parameter.grad = piece.view(parameter.shape)
+
+    def _initial_statistics(self, device: torch.device) -> Tensor:
+        """Return statistics before the first step, mean 0 and variance 1: shape (4, 2, M), a row a policy."""
+        num_channels = sum(norm.num_channels for norm in self._model.batch_norms()) // self._model.num_slots
+        return torch.tensor([0.0, 1.0], device=device)[None, :, None].repeat(len(POLICIES), 1, num_channels)
 
     @property
     def finished(self) -> bool:
         """Whether no step is left to take."""
-        return self.failure is not None or self.tally.step >= self.plan.total_steps
+        return self.failure is not None or self.ended
 
-    def apply(self, gradient: Tensor, lr: float) -> None:
-        """Take one optimizer step with the averaged gradient, shape (P,), at a learning rate."""
+    @property
+    def ended(self) -> bool:
+        """Whether training has come to its end."""
+        return self.tally.step >= self.plan.total_steps or self.tally.progress >= self.plan.length
+
+    def decide(self, statistics: GradientStatistics, step: int) -> Applied:
+        """Return what the step would apply; nothing changes yet."""
+        recipe = self.plan.recipe
+        clip = None if recipe.clip_norm is None else clip_factor(statistics.gradient_norm, recipe.clip_norm)
+        if recipe.scaling != "adascale" or not statistics.finite:
+            return Applied(self.plan.lr(step, self.tally.progress), clip)
+        assert statistics.mean_square_of_workers is not None
+        num_workers = min(self.plan.grid_at(step).num_workers, statistics.num_images)
+        smoothing = recipe.adascale_smoothing
+        estimate = GainEstimate(**self.tally.gain).updated(
+            statistics.mean_square_of_workers,
+            statistics.gradient_norm**2,
+            num_workers=num_workers,
+            smoothing=usual_smoothing(num_workers) if smoothing is None else smoothing,
+        )
+        gain = estimate.gain(num_workers)
+        return Applied(self.plan.lr(step, self.tally.progress, gain), clip, gain, estimate)
+
+    def apply(self, gradient: Tensor, applied: Applied) -> None:
+        """Take one optimizer step with the averaged gradient, shape (P,)."""
         self.gradient.copy_(gradient)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        if applied.clip is not None and applied.clip < 1:
+            self.gradient.mul_(applied.clip)
+        set_rate(self.optimizer, applied.lr, self.plan.epochs_after(self.tally.step))
         update(self.optimizer)
 
+    def move_statistics(self, step: Tensor) -> None:
+        """Move the running statistics towards those of a step, shape (4, 2, M), once a step (statement B2).
+
+        running = (1 - m) * running + m * step with m = batchnorm_momentum; of `last`, the step's own (Akiba et al. 2017).
+        """
+        momentum = self.plan.recipe.batchnorm_momentum
+        self.running[:3].mul_(1.0 - momentum).add_(step[:3], alpha=momentum)
+        self.running[3] = step[3]
+
+    def advance(self, statistics: GradientStatistics, applied: Applied) -> None:
+        """Count a step that was taken."""
+        tally = self.tally
+        tally.step += 1
+        tally.progress = float(tally.step) if applied.gain is None else tally.progress + applied.gain
+        if applied.estimate is not None:
+            tally.gain = vars(applied.estimate)
+        tally.images_seen += statistics.num_images
+        tally.epoch_images += statistics.num_images
+        tally.epoch_loss += statistics.loss * statistics.num_images
+
+    def show(self, statistics: Tensor) -> None:
+        """Evaluate with these batch-norm statistics from now on, shape (2, M): the weights include them."""
+        offset = 0
+        for norm in self._model.batch_norms():
+            width = norm.num_channels // self._model.num_slots
+            for held, row in ((norm.running_mean, statistics[0]), (norm.running_var, statistics[1])):
+                if held is not None:
+                    held.view(self._model.num_slots, -1)[self.slot].copy_(row[offset : offset + width])
+            offset += width
+
     def weights(self) -> dict[str, Tensor]:
-        """Return parameters and running statistics by name, sharing memory with the run."""
+        """Return parameters and the statistics of evaluation by name, sharing memory with the run."""
         return {name: tensor.detach() for name, tensor in (*self.parameters.items(), *self.statistics.items())}
 
     def keep_best(self) -> None:
         """Remember a copy of the weights as the best so far."""
         self.best = {name: tensor.clone() for name, tensor in self.weights().items()}
 
-    def freeze(self, reason: str) -> None:
-        """End the run as diverged: keep a copy of its last good weights and leave the slot empty."""
-        self.failure = reason
+    def freeze(self) -> None:
+        """Take the run out of the stack before its companions end: keep a copy of its weights and leave the slot empty."""
         self.parameters = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
         self.statistics = {name: tensor.clone() for name, tensor in self.statistics.items()}
         for view in self._model.slot_parameters(self.slot).values():
@@ -98,7 +188,7 @@ class TrainState:
         """Return the optimizer's tensors as `parameter name:key`; empty before the first step."""
         return {
             f"{name}:{key}": value
-            for name, parameter in self.parameters.items()
+            for name, parameter in self.trained.items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
@@ -107,7 +197,8 @@ class TrainState:
         """Put back what `optimizer_tensors` returned."""
         for label, value in tensors.items():
             name, _, key = label.rpartition(":")
-            self.optimizer.state[self.parameters[name]][key] = value.to(self.gradient.device)
+            parameter = self.trained[name]
+            self.optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
@@ -119,30 +210,3 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         digest.update(weights[name].detach().cpu().contiguous().float().numpy().astype("<f4").tobytes())
     return digest.hexdigest()
-
-
-def update_running_statistics(model: StackedModel, batch_statistics: Tensor, momentum: float, slots: Sequence[int]) -> None:
-    """Move the running statistics of some slots towards a step's batch statistics, once a step (statements B2, B3).
-
-    running = (1 - momentum) * running + momentum * batch, where `batch` is already the mean over workers (the mean of the
-    workers' running averages is the running average of their means) or worker 0's alone.
-
-    Parameters
-    ----------
-    batch_statistics
-        Shape (T, S): for every batch normalisation, in layer order, its C means and C unbiased variances.
-    slots
-        Those that took the step.
-    """
-    rows = torch.tensor(slots, dtype=torch.int64, device=batch_statistics.device)
-    offset = 0
-    for norm in model.batch_norms():
-        for running in (norm.running_mean, norm.running_var):
-            per_slot = running.view(model.num_slots, -1)
-            width = per_slot.shape[1]
-            batch = batch_statistics[:, offset : offset + width]
-            if len(slots) == model.num_slots:
-                per_slot.mul_(1.0 - momentum).add_(batch, alpha=momentum)
-            else:
-                per_slot[rows] = (per_slot[rows] * (1.0 - momentum)).add_(batch[rows], alpha=momentum)
-            offset += width

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from widestep.models.stacked import StackedModel
 from widestep.records.gradients import GradientStatistics
 from widestep.train.batches import Batches
-from widestep.train.state import TrainState, update_running_statistics
+from widestep.train.normalisation import centre_of, of_step
+from widestep.train.state import Applied, TrainState
 from widestep.workers.engine import GradientEngine
 
 
@@ -16,33 +16,33 @@ class StepRecord:
 
     state: TrainState
     step: int
-    lr: float
     statistics: GradientStatistics
+    applied: Applied
     taken: bool
     """False when the run has diverged (statement W7): its weights are still those before the step."""
 
 
 def take_step(
-    model: StackedModel, states: Sequence[TrainState], engine: GradientEngine, batches: Batches, step: int
+    states: Sequence[TrainState], engine: GradientEngine, batches: Batches, step: int
 ) -> tuple[list[StepRecord], bool]:
     """Take step number `step`, counted from 0, in every run that is still going.
+
+    Gradients of all workers -> gain -> rate -> optimizer -> running statistics -> progress -> one record.
 
     Returns
     -------
     One record a run, in order; and whether some process was asked to stop.
     """
-    found = engine.gradients(batches.at(step), batches.num_images(step))
+    centre = centre_of(states, engine)
+    found = engine.gradients(batches.at(step), batches.num_images(step), batches.placement(step), centre)
+    moments = of_step(found.moments)
     records = []
     for state in states:
-        statistics, lr = found.of_slot[state.slot], state.plan.schedule(step)
-        taken = found.finite[state.slot]
+        statistics, taken = found.of_slot[state.slot], found.finite[state.slot]
+        applied = state.decide(statistics, step)
         if taken:
-            state.apply(found.gradients[state.slot], lr)
-            state.tally.step = step + 1
-            state.tally.images_seen += statistics.num_images
-            state.tally.epoch_images += statistics.num_images
-            state.tally.epoch_loss += statistics.loss * statistics.num_images
-        records.append(StepRecord(state, step, lr, statistics, taken))
-    slots = [record.state.slot for record in records if record.taken]
-    update_running_statistics(model, found.batch_statistics, states[0].plan.recipe.batchnorm_momentum, slots)
+            state.apply(found.gradients[state.slot], applied)
+            state.move_statistics(moments[state.slot])
+            state.advance(statistics, applied)
+        records.append(StepRecord(state, step, statistics, applied, taken))
     return records, found.stop_requested

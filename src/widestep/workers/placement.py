@@ -8,7 +8,8 @@ class Placement:
     """W workers in blocks of k neighbours (the last block may be smaller), dealt to processes in contiguous ranges.
 
     Blocks never straddle a process, and neither their number nor their composition depends on the number of processes:
-    every block is computed by the same kernels at the same shape wherever it lands (statement W2).
+    every block is computed by the same kernels at the same shape wherever it lands (statement W2). A block is made of whole
+    groups: neighbouring workers whose images batch normalisation treats together (statement B1).
 
     Examples
     --------
@@ -20,6 +21,7 @@ class Placement:
     num_workers: int
     workers_per_block: int
     num_processes: int
+    workers_per_group: int = 1
 
     @property
     def num_blocks(self) -> int:
@@ -34,3 +36,7 @@ class Placement:
         """Return the workers of one block."""
         first = block * self.workers_per_block
         return range(first, min(first + self.workers_per_block, self.num_workers))
+
+    def num_groups_with(self, num_images: int) -> int:
+        """Return the groups that have images when image i of the global batch goes to worker i mod W."""
+        return -(-min(num_images, self.num_workers) // self.workers_per_group)

@@ -1,6 +1,6 @@
 """The physical processes of a job and what they tell one another; nothing here knows about workers or models.
 
-Only this module and `reduce` use torch.distributed. Nothing is pickled: what is sent are tensors and JSON text.
+Only this module, `reduce` and `overlapped` use torch.distributed. Nothing is pickled: tensors and JSON text are sent.
 """
 
 import json
@@ -86,6 +86,14 @@ class World:
         with self.contact():
             dist.all_reduce(merged)
         return merged.to(values.device)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Add arrays of all processes, in an order that depends on their number."""
+        if self.num_processes == 1:
+            return values
+        with self.contact():
+            dist.all_reduce(values)
+        return values
 
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite a tensor with that of process 0."""

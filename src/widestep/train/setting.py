@@ -1,0 +1,83 @@
+"""What a process computes with: its device, torch's settings, the recipe's model and the engine of its mode."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable
+
+import torch
+
+from widestep.errors import EnvironmentFault
+from widestep.models.build import build_model
+from widestep.models.stacked import StackedModel
+from widestep.plan.recipe import Recipe
+from widestep.workers.blocks import ForwardPass
+from widestep.workers.engine import GradientEngine
+from widestep.workers.world import World
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+
+
+def choose_device(wanted: str, local_process: int = 0) -> torch.device:
+    """Return the device of a process.
+
+    Raises
+    ------
+    EnvironmentFault
+        When a GPU is asked for and there is none.
+    """
+    found = torch.cuda.device_count() if wanted != "cpu" else 0
+    if wanted == "cuda" and found == 0:
+        raise EnvironmentFault(
+            "The device cuda needs a GPU. None was found; use --device cpu (virtual workers need no GPU)."
+        )
+    return torch.device("cuda", local_process % found) if found else torch.device("cpu")
+
+
+def fix_arithmetic(recipe: Recipe) -> None:
+    """Set what torch decides for a whole process: threads, TF32, and in reproducible mode everything that could differ."""
+    reproducible = recipe.mode == "reproducible"
+    if reproducible:  # read when a process first multiplies on a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(recipe.threads)
+    torch.set_deterministic_debug_mode("error" if reproducible else "default")  # does not import the compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we never read what we did not write
+    torch.backends.cudnn.benchmark = not reproducible
+    torch.backends.cuda.matmul.allow_tf32 = recipe.tf32
+    torch.backends.cudnn.allow_tf32 = recipe.tf32
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next step instead of giving it back (Linux; 10 % of a CPU step)."""
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        library.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def model_of(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> StackedModel:
+    """Build the recipe's model, on the CPU and without initial weights."""
+    return build_model(
+        recipe.model,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        num_slots=recipe.stack,
+        dropout=recipe.dropout,
+    )
+
+
+def build_engine(
+    model: StackedModel, recipe: Recipe, world: World, stop_requested: Callable[[], bool] = lambda: False
+) -> GradientEngine:
+    """Build the engine of the recipe's mode."""
+    forward = ForwardPass(
+        model,
+        label_smoothing=recipe.label_smoothing,
+        precision=recipe.precision,
+        per_worker=recipe.has_worker_norms,
+    )
+    if recipe.mode == "reproducible":
+        return GradientEngine(forward, world, has_worker_norms=recipe.has_worker_norms, stop_requested=stop_requested)
+    from widestep.workers.overlapped import OverlappedEngine
+
+    return OverlappedEngine(forward, world, compression=recipe.compression, stop_requested=stop_requested)
