@@ -88,15 +88,15 @@ def test_the_gain_is_that_of_the_workers_gradients(
 
 
 def test_workers_without_images_have_no_part_in_the_gain(ready: Make, plain: Make, digits: Any) -> None:  # L6
-    """A short last step of 8 images: of 12 workers 8 have one image each, and the gain is at most 8."""
-    run = ready(scaling="adascale", adascale_smoothing=0.0, grid="1x12x8", tail="short", momentum=0.0, base_lr=0.01)
-    for number in (0, 1):
-        run.step(number)
-    network, ids = plain(run.state.parameters), digits.step(2, 96, "short")
-    assert len(ids) == 8
-    gradients = torch.stack([network.gradient([image]) for image in ids])
-    record = run.step(2)
-    assert record.applied.gain == pytest.approx(PlainGain(0.0).of(gradients), rel=1e-4)
+    """Two steps of 12 workers, then the 8 images of a short one: one each for 8 workers, and the gain is at most 8."""
+    run = ready(scaling="adascale", adascale_smoothing=0.5, grid="1x12x8", tail="short", momentum=0.0, base_lr=0.01)
+    expected = PlainGain(0.5)
+    for number, num_busy in enumerate((12, 12, 8)):
+        network = plain(run.state.parameters)
+        groups = network.groups(digits.step(number, 96, "short"), 12)
+        assert len(groups) == num_busy
+        gain = expected.of(torch.stack([network.gradient(group) for group in groups]))
+        assert run.step(number).applied.gain == pytest.approx(gain, rel=1e-5)
 
 
 @pytest.mark.parametrize("scaling", ["none", "adascale"])

@@ -4,7 +4,7 @@ Gradients of a process's blocks are added where they fall, and those of all proc
 many there are: bytes then depend on the number of processes. In everything else it is the engine of reproducible mode.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -50,26 +50,31 @@ class OverlappedEngine(GradientEngine):
     def gradients(self, batch_of: BatchOf, num_images: int, placement: Placement, centre: Tensor) -> StepGradients:
         """Compute the gradient of one global batch, as `GradientEngine.gradients`."""
         mine = placement.blocks(self.world.process)
-        blocks = [part for block in mine for part in batch_of(placement.workers(block))]
+        blocks = (part for block in mine for part in batch_of(placement.workers(block)))
         sums = self.world.summed(self._backward(blocks, num_images, centre))
         gradients = torch.cat([self._gradient(parameter) for parameter in self._parameters], dim=1)
         gradients *= self.world.num_processes  # torch averages over processes
         return self._found(gradients, sums, num_images, placement, centre)
 
-    def _backward(self, blocks: list[Block], num_images: int, centre: Tensor) -> Tensor:
+    def _backward(self, blocks: Iterator[Block], num_images: int, centre: Tensor) -> Tensor:
         """Accumulate the gradients of all blocks, exchanged during the last backward pass; return the other sums."""
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad.zero_()
         sums = torch.zeros(self.model.num_slots, sum(self._widths[1:]), device=self._device)
-        for number, block in enumerate(blocks or [None], start=1):
-            with nullcontext() if number >= len(blocks) else self._keeping():
+        block = next(blocks, None)  # a process without images takes part in the exchange all the same
+        while True:
+            following = next(blocks, None)
+            with nullcontext() if following is None else self._keeping():
                 losses = self._loss_of(block)
                 (losses.sum() / num_images).backward()
             if block is not None:
                 scalars = sums.new_zeros(self.model.num_slots, self._widths[2])
                 scalars[:, 0] = losses.detach().sum(0)
                 sums += torch.cat([*self._forward.measured(block, centre), scalars], dim=1)
+            if following is None:
+                break
+            block = following
         sums[:, -1] = float(self._stop_requested())
         return sums
 
