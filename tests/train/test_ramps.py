@@ -59,7 +59,7 @@ def test_a_ramp_cut_off_goes_on(
     fields = {"dropout": 0.2, "augment": "shift-flip", "workers_per_forward": 4, "tail": "short"}
     recipe = small(**{**FIELDS, **fields, "scaling": scaling, "epochs": "2", "worker_ramp": "1ep:4"})
     train_one(tmp_path / "whole", recipe)  # 13 steps of up to 16 images, then some of up to 32
-    saves_and_cuts = (("6st", 8), ("6st", 9), ("1ep", 3))  # saved after 6 and 12; cut off in steps 7, 14 and 15
+    saves_and_cuts = (("6st", 8), ("6st", 9), ("1ep", 3))  # saved after 6, 12 and 13 steps; cut off after 7, 14 and 14
     for every, nth in saves_and_cuts:
         cuts.at(GradientEngine, "gradients", nth)
         with pytest.raises(cuts.Cut):

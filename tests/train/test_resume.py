@@ -14,7 +14,7 @@ import pytest
 
 from widestep.errors import DataError, EnvironmentFault, StoreError, UsageError
 from widestep.records.run import Run
-from widestep.train import checkpoint, loop, session
+from widestep.train import checkpoint, loop, normalisation, session
 from widestep.train.state import TrainState
 from widestep.workers.engine import GradientEngine
 
@@ -38,7 +38,7 @@ MOMENTS = {
     "before the first save": (GradientEngine, "gradients", 4),
     "between two saves": (GradientEngine, "gradients", 9),
     "with half a step taken": (TrainState, "move_statistics", 12),
-    "while statistics are computed anew": (loop, "precise_statistics", 2),
+    "while statistics are computed anew": (normalisation, "precise_statistics", 2),
     "in the first evaluation": (loop, "evaluate", 1),
     "in the last evaluation": (loop, "evaluate", 2),
     "before the first state is written": (checkpoint, "write", 1, is_last),

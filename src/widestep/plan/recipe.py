@@ -231,6 +231,11 @@ class Recipe(Fields):
                 "AdaScale's reference is one worker, so reference_batch is left out (or none). "
                 f"Got {self.reference_batch} with {self.grid.images_per_worker} images a worker."
             )
+        if self.has_worker_norms and ":" in self.model and self.workers_per_forward > 1:
+            raise UsageError(
+                "Norms of the workers' own gradients (AdaScale, worker_norms) of a model of your own need one worker a "
+                f"forward pass. Set workers_per_forward to 1. Got {self.workers_per_forward}."
+            )
         if self.has_worker_norms and self.batchnorm != "local":
             raise UsageError(
                 "Norms of the workers' own gradients (AdaScale, worker_norms) need workers that do not see one another: "

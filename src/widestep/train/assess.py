@@ -4,17 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from widestep.data.source import open_source
+from widestep.data.source import ImageSource, open_source
 from widestep.errors import StoreError
 from widestep.models.stacked import StackedModel
+from widestep.plan.recipe import Recipe
+from widestep.plan.runplan import RunPlan
 from widestep.records.run import Run
 from widestep.train import checkpoint
+from widestep.train.batches import Batches
 from widestep.train.evaluate import evaluate
-from widestep.train.session import evaluated_ids
-from widestep.train.setting import fix_arithmetic, model_of
-from widestep.train.state import weights_sha256
+from widestep.train.normalisation import policy_after, show_statistics
+from widestep.train.session import evaluated_ids, restore
+from widestep.train.setting import build_engine, fix_arithmetic, model_of
+from widestep.train.state import TrainState, weights_sha256
 from widestep.workers.world import World
+
+_CPU = torch.device("cpu")
 
 
 def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
@@ -23,7 +30,8 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        The checkpoint: `final` or `best` (weights), `last` or `previous` (weights with the optimizer's state).
+        The checkpoint: `final` or `best` (weights), `last` or `previous` (a state; its batch-norm statistics are those that
+        training would evaluate with there).
     data
         A data set to evaluate on instead of the recipe's.
 
@@ -40,28 +48,32 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     if not path.exists():
         raise StoreError(f"A checkpoint to evaluate must exist. {path} does not; the run is {run.status()}.")
     tensors, facts = checkpoint.read(path)
-    if "tally" in facts:
-        tensors = {name.removeprefix("weights/"): held for name, held in tensors.items() if name.startswith("weights/")}
     fix_arithmetic(recipe)
     size = None if data and not data.startswith("folder:") else recipe.image_size
     drawn = recipe.train_images if data is None else None
     source = open_source(data or recipe.data, augment="none", image_size=size, train_images=drawn, num_threads=2)
-    model = model_of(recipe, source.facts.num_classes, source.facts.image_shape)
-    _load(model, recipe.slot, tensors, str(path))
-    val_ids = evaluated_ids(source, recipe)
-    with World() as world:
-        found = evaluate(model, source, [val_ids] * recipe.stack, recipe, world, torch.device("cpu"))[recipe.slot]
-    source.close()
+    try:
+        model = model_of(recipe, source.facts.num_classes, source.facts.image_shape)
+        with World() as world:
+            if "tally" in facts:
+                _load_state(model, recipe, tensors, facts["tally"], world)
+            else:
+                _load(model, recipe.slot, tensors, str(path))
+            val_ids = [evaluated_ids(source, recipe)] * recipe.stack
+            found = evaluate(model, source, val_ids, recipe, world, _CPU)[recipe.slot]
+    finally:
+        source.close()
+    weights = {**model.slot_parameters(recipe.slot), **model.slot_statistics(recipe.slot)}
     return {
         "val_correct": found.correct,
         "val_images": found.images,
         "val_accuracy": found.accuracy,
         "val_loss": found.finite_loss,
-        "weights_sha256": weights_sha256(tensors),
+        "weights_sha256": weights_sha256(weights),
     }
 
 
-def _load(model: StackedModel, slot: int, tensors: dict[str, torch.Tensor], path: str) -> None:
+def _load(model: StackedModel, slot: int, tensors: dict[str, Tensor], path: str) -> None:
     held = {**model.slot_parameters(slot), **model.slot_statistics(slot)}
     for name, tensor in held.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
@@ -69,3 +81,29 @@ def _load(model: StackedModel, slot: int, tensors: dict[str, torch.Tensor], path
                 f"A checkpoint holds every weight of the model. {path} lacks {name} in shape {tuple(tensor.shape)}."
             )
         tensor.copy_(tensors[name])
+
+
+def _load_state(
+    model: StackedModel, recipe: Recipe, tensors: dict[str, Tensor], tally: dict[str, Any], world: World
+) -> None:
+    """Put a run's state into the model, with the statistics of an evaluation at its step."""
+    training = _training_images(recipe)
+    try:
+        plan = RunPlan(recipe, training.facts.num_train)
+        state = TrainState(model, recipe.slot, plan)
+        restore(state, tensors, tally)
+        batches = Batches(training, [plan] * recipe.stack, _CPU)
+        policy = policy_after(recipe, state.tally.step)
+        show_statistics([state], build_engine(model, recipe, world), batches, policy)
+    finally:
+        training.close()
+
+
+def _training_images(recipe: Recipe) -> ImageSource:
+    return open_source(
+        recipe.data,
+        augment=recipe.augment,
+        image_size=recipe.image_size,
+        train_images=recipe.train_images,
+        num_threads=2,
+    )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from widestep.data.source import ImageSource
+from widestep.models.global_draws import global_generator
 from widestep.models.stacked import StackedModel
 from widestep.plan.recipe import Recipe
 from widestep.workers.world import World
@@ -66,7 +67,8 @@ def evaluate(
         starts = range(0, len(ids), recipe.images_per_evaluation)
         for start in starts[world.process :: world.num_processes]:
             part = slice(start, start + recipe.images_per_evaluation)
-            logits, labels = _classified(model, source, ids[part], recipe, device)
+            with global_generator(start, device) if model.draws_globally else nullcontext():
+                logits, labels = _classified(model, source, ids[part], recipe, device)
             right[part] = (logits.argmax(2) == labels).double().cpu()
             flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
             loss[part] = flat.view(labels.shape).double().cpu()

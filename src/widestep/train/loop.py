@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from widestep.errors import Stopped, UsageError, WidestepError
 from widestep.files import write_json
 from widestep.plan.execution import Execution
@@ -17,7 +15,7 @@ from widestep.records.run import Run
 from widestep.train import checkpoint
 from widestep.train.accounts import digests, ledger_entry, metrics_entry
 from widestep.train.evaluate import Evaluation, evaluate
-from widestep.train.normalisation import centre_of, policy_after, precise_statistics, statistics_of
+from widestep.train.normalisation import policy_after, show_statistics
 from widestep.train.session import Member, Session, open_session, saved_tensors
 from widestep.train.state import POLICIES, weights_sha256
 from widestep.train.step import StepRecord, take_step
@@ -162,8 +160,9 @@ class _Loop:
         if not failing:
             return
         session = self.session
-        for member in self.live:  # not computed anew: weights on the way to infinity may have no finite statistics
-            member.state.show(statistics_of(member.state, "mean", None))
+        policy = session.plan.recipe.batchnorm_running
+        # Not computed anew: weights on the way to infinity may have no finite statistics.
+        self._show_statistics("mean" if policy == "precise" else policy)
         evaluations = self._evaluated()
         batch_of, placement = session.batches.at(step), session.batches.placement(step)
         for member, record in failing:
@@ -180,33 +179,27 @@ class _Loop:
             member.state.failure = reason
             self._finish(member, "diverged", evaluations[member.state.slot])
 
-    def _precise(self) -> Tensor:
+    def _show_statistics(self, policy: str) -> None:
         session = self.session
-        return precise_statistics(
-            session.engine, session.batches, centre_of([member.state for member in self.live], session.engine)
-        )
+        show_statistics([member.state for member in self.live], session.engine, session.batches, policy)
 
-    def _show_statistics(self, step: int) -> None:
-        """Let every run evaluate with the statistics of its policy (statement B5: computed anew after few updates)."""
-        policy = policy_after(self.session.plan.recipe, step)
-        if self.session.engine.moments.num_channels == 0:
-            return
-        precise = self._precise() if policy == "precise" else None
-        if policy != self.session.plan.recipe.batchnorm_running:
-            num_images = sum(map(self.session.batches.num_images, self.session.batches.steps_for_statistics()))
-            self._note(
-                "few steps for running batch-norm statistics: until their start weighs less than 1 %, evaluations use "
-                f"statistics computed from {num_images:,} training images"
-            )
-        for member in self.live:
-            member.state.show(statistics_of(member.state, policy, precise))
+    def _note_recomputation(self) -> None:
+        num_images = sum(map(self.session.batches.num_images, self.session.batches.steps_for_statistics()))
+        self._note(
+            "few steps for running batch-norm statistics: until their start weighs less than 1 %, evaluations use "
+            f"statistics computed from {num_images:,} training images"
+        )
 
     def _evaluated(self) -> list[Evaluation]:
         session = self.session
         return evaluate(session.model, session.source, session.val_ids, session.plan.recipe, session.world, session.device)
 
     def _evaluate(self, due: Sequence[Member], step: int) -> None:
-        self._show_statistics(step)
+        recipe = self.session.plan.recipe
+        policy = policy_after(recipe, step)
+        if policy != recipe.batchnorm_running and self.session.engine.moments.num_channels:
+            self._note_recomputation()
+        self._show_statistics(policy)
         evaluations = self._evaluated()
         for member in due:
             state, found = member.state, evaluations[member.state.slot]
@@ -280,22 +273,22 @@ class _Loop:
         if ended and self.session.execution.compare_batchnorm and self.session.engine.moments.num_channels:
             self._compare_policies(ended, step)
         for member in ended:
-            assert member.evaluation is not None
-            self._finish(member, "complete", member.evaluation)
+            found = member.evaluation
+            assert found is not None
+            if found.finite_loss is None:
+                member.state.failure = f"the loss of the validation images is {found.loss:.6g} after the last step, {step}"
+            self._finish(member, "complete" if found.finite_loss is not None else "diverged", found)
 
     def _compare_policies(self, ended: Sequence[Member], step: int) -> None:
         """Evaluate final weights under every policy of batch-norm statistics, then put back those of the recipe."""
         found: dict[str, list[Evaluation]] = {}
-        precise = self._precise()
         for policy in (*POLICIES, "precise"):
-            for member in self.live:
-                member.state.show(statistics_of(member.state, policy, precise))
+            self._show_statistics(policy)
             found[policy] = self._evaluated()
         used = policy_after(self.session.plan.recipe, step)
-        for member in self.live:
-            member.state.show(statistics_of(member.state, used, precise))
-            if self.session.world.is_first and member in ended:
-                write_json(member.run.directory / "batchnorm.json", _comparison(step, used, found, member.state.slot))
+        self._show_statistics(used)
+        for member in ended if self.session.world.is_first else ():
+            write_json(member.run.directory / "batchnorm.json", _comparison(step, used, found, member.state.slot))
 
     def _finish(self, member: Member, status: str, evaluation: Evaluation) -> None:
         state, run = member.state, member.run

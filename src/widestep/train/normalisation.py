@@ -67,6 +67,15 @@ def precise_statistics(engine: GradientEngine, batches: Batches, centre: Tensor)
     return torch.stack((found.pooled_mean, found.pooled_variance), dim=1).to(centre.dtype)
 
 
+def show_statistics(states: Sequence[TrainState], engine: GradientEngine, batches: Batches, policy: str) -> None:
+    """Let runs that share a model evaluate under a policy from now on."""
+    if engine.moments.num_channels == 0:
+        return
+    precise = precise_statistics(engine, batches, centre_of(states, engine)) if policy == "precise" else None
+    for state in states:
+        state.show(statistics_of(state, policy, precise))
+
+
 def statistics_of(state: TrainState, policy: str, precise: Tensor | None) -> Tensor:
     """Return the statistics (2, M) of a run under a policy; `precise` holds those of all slots where they are needed."""
     if policy == "precise":

@@ -221,7 +221,7 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
         tensors, extra = saved
         if extra["recipe"] != run.recipe.fingerprint:
             raise StoreError(f"The checkpoint in {run.checkpoints} belongs to recipe {extra['recipe']}. Use --fresh.")
-        _restore(member.state, tensors, extra["tally"])
+        restore(member.state, tensors, extra["tally"])
         lengths = extra["lengths"]
     member.interruptions = sum(event["event"] in ("started", "resumed") for event in run.history())
     run.open_records(lengths, with_digests=execution.digests)
@@ -265,7 +265,8 @@ def saved_tensors(state: TrainState) -> dict[str, Tensor]:
     return weights | {"running": state.running} | optimizer
 
 
-def _restore(state: TrainState, tensors: dict[str, Tensor], tally: dict[str, Any]) -> None:
+def restore(state: TrainState, tensors: dict[str, Tensor], tally: dict[str, Any]) -> None:
+    """Put back what `saved_tensors` and the tally held; raises StoreError when a weight is missing or of another shape."""
     held = {f"weights/{name}": tensor for name, tensor in state.weights().items()} | {"running": state.running}
     for name, tensor in held.items():
         saved = tensors.get(name)
