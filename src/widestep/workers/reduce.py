@@ -38,9 +38,8 @@ def sum_over_processes(
     nodes = [complete_subtrees(placement.blocks(process)) for process in range(world.num_processes)]
     sent = torch.zeros(world.num_processes, len(partial_sums), chunk)
     for row, node in enumerate(nodes[world.process]):
-        padded = torch.zeros(world.num_processes * chunk)
-        padded[:length] = partial_sums[node].flatten()
-        sent[:, row] = padded.view(world.num_processes, chunk)
+        for receiver, part in enumerate(partial_sums[node].flatten().split(chunk)):
+            sent[receiver, row, : len(part)] = part
     counts = [len(held) * chunk for held in nodes]
     received = torch.empty(sum(counts))
     with world.contact():
