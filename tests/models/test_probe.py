@@ -156,3 +156,30 @@ def test_no_trace_is_left(planted, forward):
     assert (model.context.num_groups, model.context.ended) == (1, False)
     with pytest.raises(AssertionError):
         model.context.batch_statistics()
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "y = F.layer_norm(y + F.dropout(y, 0.1) + 0.001 * y.mean(0), (192,))",
+        "y = y + 1e-6 * y.mean(0)",
+        "y = y[torch.randperm(len(y))] * 0.5 + y * 0.5",
+    ],
+    ids=["beside random numbers", "hardly", "mixup"],
+)
+def test_workers_that_mix_are_found_however_weakly_and_beside_random_numbers(planted, forward):
+    assert probe(planted(forward), *block(num_images=12), num_groups=3).mixes_groups
+    assert not probe(planted(forward), *block(num_images=12), num_groups=1).mixes_groups
+
+
+def test_a_model_may_write_into_its_images(own):
+    images, labels = block()
+    before = images.clone()
+    model = own(WRAPPED.replace("y = self", "x.sub_(0.3).div_(0.4); y = self").format(forward="pass", init="pass"))
+    assert probe(model, images, labels, num_groups=3) == Findings()
+    assert images.equal(before)
+
+
+def test_leaving_the_program_in_a_pass_is_an_error_like_others(planted):
+    found = probe(planted("raise SystemExit(3)"), *block())
+    assert "it raised SystemExit: 3" in found.refusal

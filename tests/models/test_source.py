@@ -241,3 +241,30 @@ def test_building_leaves_the_global_generator_as_it_was(build):
     before = torch.get_rng_state()
     build(NET).initialise(0, 5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_fingerprint_covers_the_users_other_files(build, tmp_path, monkeypatch):
+    """Imported directly or through one another, absolutely or within a package; packages that are installed do not count."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "parts_of_test_source"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import sizes\n")
+    (package / "sizes.py").write_text("import numpy\nfrom .deep import WIDTH\n")
+    (package / "deep.py").write_text("WIDTH = 3\n")
+    source = HEAD + (
+        "from parts_of_test_source.sizes import WIDTH\n"
+        "def Net(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, WIDTH), nn.Linear(WIDTH, num_classes))\n"
+    )
+    (tmp_path / "net.py").write_text(source)
+    first = model_fingerprint("net.py:Net")
+    assert first != hashlib.sha256(source.encode()).hexdigest()
+    assert model_fingerprint("net.py:Net") == first
+    for name in ("deep.py", "sizes.py", "__init__.py"):
+        text = (package / name).read_text()
+        (package / name).write_text(text + "# other\n")
+        assert model_fingerprint("net.py:Net") != first, name
+        (package / name).write_text(text)
+    assert model_fingerprint("net.py:Net") == first
+    for loaded in [name for name in sys.modules if name.startswith("parts_of_test_source")]:
+        del sys.modules[loaded]

@@ -14,6 +14,8 @@ from torch import nn
 from widestep.errors import EnvironmentFault, UsageError
 from widestep.models.build import build_model
 from widestep.plan.randomness import Stream
+from widestep.records.run import open_existing
+from widestep.train.assess import assess
 from widestep.workers.engine import GradientEngine
 
 Make = Callable[..., Any]
@@ -234,9 +236,9 @@ def test_an_operation_without_a_deterministic_form_is_refused_before_anything_is
     [
         ("return self.last(F.relu(self.frozen(NOISE)))", "return x", r"must return logits of shape \(\d+, 10\)"),
         ("groups=4", "groups=3", r"must be built without an error.*groups.*net\.py"),
-        ("super().__init__()", "super().__init__(); self.lost = nn.Linear(1, 1)", r"lost\.weight, lost\.bias had none"),
+        ("self.conv(images)", "self.conv(images + images.mean(0))", r"must not influence another's logits"),
     ],
-    ids=["shape", "error", "without gradient"],
+    ids=["shape", "error", "mixing workers"],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     small: Make, train_one: Make, written: Make, tmp_path: Path, old: str, new: str, said: str
@@ -262,12 +264,79 @@ class Net(nn.Module):
 def test_a_model_without_batch_normalisation(
     small: Make, train_one: Make, lines: Make, listening: Any, digits: Any, written: Make, tmp_path: Path, per_forward: int
 ) -> None:
-    """A linear classifier against torch alone; no statistics are computed, compared or spoken of."""
+    """A linear classifier against torch alone; no statistics are computed or compared, which is said."""
     recipe = small(model=written(WITHOUT_NORM, name="linear"), epochs="6st", workers_per_forward=per_forward, base_lr=0.01)
     result = train_one(tmp_path / "run", recipe, listening, compare_batchnorm=True)
     module, losses = torch_alone(recipe.model, digits, recipe, 6)
     assert [record["loss"] for record in lines(tmp_path / "run/metrics.jsonl")] == pytest.approx(losses, rel=1e-5)
     ids = digits.validation(300)
     assert result.val_correct == int((module(digits.images(ids)).argmax(1) == digits.labels(ids)).sum())
-    assert listening.notes == []
+    assert listening.notes == ["the model has no batch normalisation, so there are no policies to compare"]
     assert not (tmp_path / "run/batchnorm.json").exists()
+
+
+SKIPPING = """
+class Net(nn.Module):
+    def __init__(self, num_classes, image_shape):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = self.a(images.flatten(1)).relu()
+        if not self.training or torch.rand(()) < 0.5:
+            x = x + self.b(x).relu()
+        return self.fc(x)
+"""
+
+
+def test_layers_may_be_left_out_at_random(small: Make, train_one: Make, lines: Make, written: Make, tmp_path: Path) -> None:
+    """Stochastic depth: the blocks that left a layer out add nothing to its gradient."""
+    name = written(SKIPPING, name="skipping")
+    recipe = small(model=name, epochs="8st", workers_per_forward=1, base_lr=0.01)
+    result = train_one(tmp_path / "run", recipe, digests=True)
+    assert result.status == "complete"
+    seen = [record["gradients"]["b.weight"] for record in lines(tmp_path / "run/digests.jsonl")]
+    assert len(set(seen)) > 4
+
+
+LATE = """
+class Late(torch.autograd.Function):
+    num_calls = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Late.num_calls += 1
+        if Late.num_calls > 30:
+            raise ValueError("bad backward")
+        return gradient
+
+class Net(nn.Module):
+    def __init__(self, num_classes, image_shape):
+        super().__init__()
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        return self.fc(Late.apply(images.flatten(1) + self.fc.weight.sum() * 0))
+"""
+
+
+def test_an_error_of_the_users_backward_pass_is_a_sentence(
+    small: Make, train_one: Make, written: Make, tmp_path: Path
+) -> None:
+    name = written(LATE, name="late")
+    with pytest.raises(UsageError, match=r"must be differentiated without an error; it raised ValueError: bad backward"):
+        train_one(tmp_path / "run", small(model=name, epochs="60st", workers_per_forward=1))
+
+
+def test_weights_are_not_judged_in_a_changed_model(small: Make, train_one: Make, written: Make, tmp_path: Path) -> None:
+    name = written(SKIPPING, name="changing")
+    train_one(tmp_path / "run", small(model=name, epochs="2st"))
+    run = open_existing(tmp_path / "run")
+    assess(run, run.checkpoints / "final.safetensors")
+    written(SKIPPING.replace("relu", "tanh"), name="changing")
+    with pytest.raises(UsageError, match=r"The source of .*changing\.py:Net has changed since; restore it"):
+        assess(run, run.checkpoints / "final.safetensors")

@@ -1,5 +1,7 @@
 """Users' own modules as stacked models of one slot: their batch normalisations and dropouts become ours, the rest stays."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,14 +97,8 @@ class AdaptedModel(StackedModel):
                 "forward pass. Set workers_per_forward to 1."
             )
         context.num_images = images.shape[0]
-        try:
+        with self.explaining("classify images"):
             logits = self.module(images)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            if is_our_bug(error) or "does not have a deterministic implementation" in str(error):
-                raise
-            raise self.source.told(error, "classify images") from error
         expected = (images.shape[0], self.num_classes)
         if not isinstance(logits, Tensor) or logits.shape != expected:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
@@ -111,6 +107,24 @@ class AdaptedModel(StackedModel):
             self._check_recorded()
             context.ended = True
         return logits.unsqueeze(1)
+
+    @contextmanager
+    def explaining(self, doing: str) -> Iterator[None]:
+        """Turn errors of the user's code into one sentence with file and line.
+
+        Raises
+        ------
+        UsageError
+            Says that the model must do `doing` without an error. What the machine lacks is passed on as it is.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (Exception, SystemExit) as error:
+            if is_our_bug(error) or "does not have a deterministic implementation" in str(error):
+                raise
+            raise self.source.told(error, doing) from error
 
     def _check_recorded(self) -> None:
         for number in self.context.unrecorded():

@@ -77,9 +77,7 @@ def _build_own(
 
 
 def model_fingerprint(name: str) -> str:
-    """Return what tells whether a model's code has changed: the SHA-256 of a user's own file, or "shipped" for ours.
-
-    The file alone counts, not what it imports: whatever decides the weights belongs into it or into an installed package.
+    """Return what tells whether a model's code has changed: "shipped" for ours, else `ModelSource.fingerprint`.
 
     Raises
     ------

@@ -21,8 +21,6 @@ from widestep.models.stacked import StackedModel
 from widestep.plan.randomness import Stream
 
 _SEED = 1
-_MIXING_TOLERANCE = 1e-2
-"""Relative difference of logits above which images of other workers took part; rounding is far below, other images above."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,6 @@ def probe(model: StackedModel, images: Tensor, labels: Tensor, *, num_groups: in
 
 
 class _Pass(NamedTuple):
-    logits: Tensor
     gradients: dict[str, Tensor]
     """By name, without those that do not exist."""
     changed_buffers: tuple[str, ...]
@@ -111,14 +108,13 @@ class _Block:
 
     def findings(self, heard: list[warnings.WarningMessage]) -> Findings:
         first, second = self._pass(), self._pass()
-        mixes = not first.draws_globally and self._mixes(first.logits)
         return Findings(
             nondeterministic=_operations(heard),
             changed_buffers=first.changed_buffers,
             unrepeated_weight=next(iter(_different(*self._built_twice())), None),
             unrepeated_gradient=next(iter(_different(first.gradients, second.gradients)), None),
             without_gradient=tuple(name for name in self.model.trained_names() if name not in first.gradients),
-            mixes_groups=mixes,
+            mixes_groups=self._mixes(),
             draws_globally=first.draws_globally,
         )
 
@@ -127,19 +123,21 @@ class _Block:
         device = self.images.device
         with _left_as_it_was(self.model), global_generator(_SEED, device):
             before, state = _copies(self.model), _global_state(device)
-            logits = self._logits(self.images, range(self.num_groups))
+            logits = self._logits(self.images.clone())
             draws = not torch.equal(state, _global_state(device))
             changed = _different(before, _copies(self.model))
-            return _Pass(logits.detach(), self._gradients(logits), changed, draws)
+            return _Pass(self._gradients(logits), changed, draws)
 
-    def _logits(self, images: Tensor, groups: range) -> Tensor:
-        """Run one forward pass of some neighbouring groups of the block."""
+    def _logits(self, images: Tensor) -> Tensor:
+        """Run one forward pass of the block; the model may write into the images."""
         streams = [Stream(_SEED, f"probe slot {slot}") for slot in range(self.model.num_slots)]
 
         def keys(draw_number: int) -> NDArray[np.uint64]:
-            return np.array([[stream.key(group, draw_number) for stream in streams] for group in groups], dtype=np.uint64)
+            return np.array(
+                [[stream.key(group, draw_number) for stream in streams] for group in range(self.num_groups)], dtype=np.uint64
+            )
 
-        self.model.context.begin(len(groups), keys)
+        self.model.context.begin(self.num_groups, keys)
         logits: Tensor = self.model(images)
         return logits
 
@@ -148,22 +146,28 @@ class _Block:
         if not logits.requires_grad:
             return {}
         loss = F.cross_entropy(logits.flatten(0, 1).float(), self.labels.flatten(), reduction="sum")
-        try:
+        with self.model.explaining("be differentiated"):
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        except RuntimeError as error:
-            if isinstance(self.model, AdaptedModel):
-                raise self.model.source.told(error, "be differentiated") from error
-            raise
         return {name: gradient for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
-    def _mixes(self, together: Tensor) -> bool:
-        """Whether some group alone gets other logits than within the block."""
-        for group in range(self.num_groups if self.num_groups > 1 else 0):
-            own = slice(group, None, self.num_groups)
-            with torch.no_grad():
-                alone = self._logits(self.images[own], range(group, group + 1))
-            if (alone - together[own]).abs().max() > _MIXING_TOLERANCE * together.abs().max():
-                return True
+    def _mixes(self) -> bool:
+        """Whether logits of some group depend on images of another: then their derivative by these is not exactly 0."""
+        if self.num_groups == 1:
+            return False
+        explaining = self.model.explaining("be differentiated")
+        with _left_as_it_was(self.model), global_generator(_SEED, self.images.device), explaining:
+            images = self.images.clone().requires_grad_()
+            logits = self._logits(images.clone())
+            # Equal weights would cancel in a batch normalisation, whose outputs sum to a constant.
+            weights = torch.rand(logits.shape, generator=torch.Generator().manual_seed(_SEED)).to(logits)
+            for group in range(self.num_groups):
+                mine = slice(group, None, self.num_groups)
+                asked = (logits[mine] * weights[mine]).sum()
+                (found,) = torch.autograd.grad(asked, [images], retain_graph=True, allow_unused=True)
+                if found is not None:
+                    found[mine] = 0
+                    if found.any():
+                        return True
         return False
 
     def _built_twice(self) -> list[dict[str, Tensor]]:

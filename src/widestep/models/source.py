@@ -1,5 +1,6 @@
 """Users' own models: found by `FILE.py:NAME` or `package.module:NAME`, loaded, called, their faults told in a sentence."""
 
+import ast
 import hashlib
 import importlib
 import importlib.machinery
@@ -8,8 +9,9 @@ import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -69,8 +71,14 @@ class ModelSource:
         return cls(name, _file_of(name, place), attribute, place)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the file, 64 hexadecimal digits."""
-        return hashlib.sha256(self._bytes()).hexdigest()
+        """Return the SHA-256 of the file and of the user's other files that it imports, 64 hexadecimal digits.
+
+        Modules of installed packages do not count: their versions are part of the environment.
+        """
+        digest = hashlib.sha256(self._bytes())
+        for file in sorted(_own_files(self.file, self._module()) - {self.file}):
+            digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0" + file.read_bytes())
+        return digest.hexdigest()
 
     def make(self, offered: Mapping[str, Any]) -> object:
         """Load the file and call its class or function.
@@ -188,6 +196,38 @@ def _file_of(name: str, module: str) -> Path:
             "give the file as FILE.py:NAME."
         )
     return Path(spec.origin).absolute()
+
+
+def _own_files(file: Path, module: ModuleType) -> set[Path]:
+    """Return the user's files that a loaded file imports, directly or through one another; packages' do not count."""
+    installed = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    found: set[Path] = set()
+    waiting = [(file, module.__name__ if hasattr(module, "__path__") else module.__package__ or "")]
+    while waiting:
+        for name in _imports(*waiting.pop()):
+            imported = sys.modules.get(name)
+            origin = getattr(imported, "__file__", None)
+            if imported is None or not isinstance(origin, str) or not origin.endswith(".py"):
+                continue
+            path = Path(origin).absolute()
+            is_package = "site-packages" in path.parts or "dist-packages" in path.parts
+            if not is_package and not origin.startswith((*installed, *_folders("widestep", "torch"))) and path not in found:
+                found.add(path)
+                waiting.append((path, name if hasattr(imported, "__path__") else imported.__package__ or ""))
+    return found
+
+
+def _imports(file: Path, package: str) -> Iterator[str]:
+    """Yield the names of all modules that the import statements of a file may mean, packages before what is in them."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        base: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")
+            base = [*(above[: len(above) - node.level + 1] if node.level else []), *(node.module or "").split(".")]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                parts = [part for part in (*base, *alias.name.split(".")) if part]
+                yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
 
 
 def _where(error: BaseException, file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ class StackedModel(nn.Module, ABC):
     def network(self) -> nn.Module:
         """The module that parameters and statistics have their names in."""
         return self
+
+    def explaining(self, doing: str) -> AbstractContextManager[None]:
+        """Return a context that turns errors of a user's own code into words; for shipped models, one that does nothing."""
+        return nullcontext()
 
     @abstractmethod
     def initialise(self, slot: int, key: int, zero_gamma: bool = False, classifier_std: float | None = None) -> None:

@@ -16,7 +16,7 @@ from widestep.train import checkpoint
 from widestep.train.batches import Batches
 from widestep.train.evaluate import evaluate
 from widestep.train.normalisation import policy_after, show_statistics
-from widestep.train.session import evaluated_ids, restore
+from widestep.train.session import check_model, evaluated_ids, restore
 from widestep.train.setting import build_engine, fix_arithmetic, model_of
 from widestep.train.state import TrainState, weights_sha256
 from widestep.workers.world import World
@@ -48,6 +48,7 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     if not path.exists():
         raise StoreError(f"A checkpoint to evaluate must exist. {path} does not; the run is {run.status()}.")
     tensors, facts = checkpoint.read(path)
+    check_model(run)
     fix_arithmetic(recipe)
     size = None if data and not data.startswith("folder:") else recipe.image_size
     drawn = recipe.train_images if data is None else None

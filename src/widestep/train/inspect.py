@@ -68,13 +68,17 @@ def check_findings(findings: Findings, recipe: Recipe) -> None:
             f"{recipe.model} have no such form: {', '.join(findings.nondeterministic)}. Use other layers, another device, "
             "or mode = fast."
         )
-    kept = ("refusal", "without_gradient") + (("changed_buffers", "mixes_groups") if reproducible else ())
+    kept = ("refusal", *(("changed_buffers", "mixes_groups") if reproducible else ("without_gradient",)))
     objections = Findings(**{name: getattr(findings, name) for name in kept}).objections()
     if objections:
         raise UsageError(f"The model {recipe.model} cannot be trained as it is. {' '.join(objections)}")
 
 
 def doubts(findings: Findings, recipe: Recipe) -> list[str]:
-    """Return what does not keep a model from training, but does keep it from giving the same bytes."""
+    """Return what does not keep a model from training, but whoever trains it should know."""
     seen = Findings(unrepeated_weight=findings.unrepeated_weight, unrepeated_gradient=findings.unrepeated_gradient)
-    return [f"the model {recipe.model} is not reproducible: {said}" for said in seen.objections()]
+    notes = [f"the model {recipe.model} is not reproducible: {said}" for said in seen.objections()]
+    if findings.without_gradient:
+        names = ", ".join(findings.without_gradient[:3])
+        notes.append(f"in a trial pass of the model {recipe.model} these parameters had no gradient: {names}")
+    return notes

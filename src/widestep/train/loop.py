@@ -106,7 +106,7 @@ class _Loop:
         step = self._common_step()
         if session.world.is_first:
             self.watcher.started(session)
-        for note in session.notes:
+        for note in (*session.notes, *(note for member in session.members for note in member.notes)):
             self._note(note)
         while self.live:
             records, stopping = take_step([member.state for member in self.live], session.engine, session.batches, step)
@@ -270,8 +270,11 @@ class _Loop:
     def _finish_ended(self, step: int) -> None:
         """Finish the runs that have come to their end: all at once, unless AdaScale lets some make more progress a step."""
         ended = [member for member in self.live if member.state.ended]
-        if ended and self.session.execution.compare_batchnorm and self.session.engine.moments.num_channels:
-            self._compare_policies(ended, step)
+        if ended and self.session.execution.compare_batchnorm:
+            if self.session.engine.moments.num_channels:
+                self._compare_policies(ended, step)
+            else:
+                self._note("the model has no batch normalisation, so there are no policies to compare")
         for member in ended:
             found = member.evaluation
             assert found is not None

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,8 @@ class Member:
     evaluation: Evaluation | None = None
     """The newest."""
     last_lr: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What has changed since the run began."""
 
     def fail(self, error: WidestepError) -> None:
         """Leave word of an error that ends the run for now; the same command tries again."""
@@ -214,7 +216,7 @@ def _begin_member(member: Member, facts: dict[str, Any], execution: Execution) -
 
 def _continue_member(member: Member, facts: dict[str, Any], execution: Execution) -> None:
     run = member.run
-    _check_origin(run, facts)
+    member.notes = _check_origin(run, facts)
     saved = checkpoint.read_last(run.checkpoints)
     lengths = {}
     if saved is not None:
@@ -230,8 +232,9 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
     member.board = Board(run.directory, wanted=execution.tensorboard, first_step=step)
 
 
-def _check_origin(run: Run, facts: dict[str, Any]) -> None:
-    began = _read_environment(run.directory)
+def _check_origin(run: Run, facts: dict[str, Any]) -> list[str]:
+    """Refuse other data or another model than the run began with; return what else has changed, in words."""
+    began = read_environment(run.directory)
     if began.get("data_fingerprint") != facts["data_fingerprint"]:
         raise DataError(
             f"A run continues on the data it began with. The files of {facts['data']} have changed since; restore them, "
@@ -245,12 +248,24 @@ def _check_origin(run: Run, facts: dict[str, Any]) -> None:
     changed = [name for name in ("torch", "device", "instructions", "threads") if began.get(name) != facts[name]]
     if run.recipe.mode == "fast":
         changed += [name for name in ("processes",) if began.get(name) != facts[name]]
-    if changed:
-        said = ", ".join(f"{name} {began.get(name)} -> {facts[name]}" for name in changed)
-        run.log(f"warning: the environment changed ({said}); from here on bytes may differ from an uninterrupted run")
+    if not changed:
+        return []
+    said = ", ".join(f"{name} {began.get(name)} -> {facts[name]}" for name in changed)
+    return [f"the environment changed ({said}); from here on bytes may differ from an uninterrupted run"]
 
 
-def _read_environment(directory: Path) -> dict[str, Any]:
+def check_model(run: Run) -> None:
+    """Refuse to judge a run's weights with another model than they were trained in."""
+    began = read_environment(run.directory).get("model_fingerprint")
+    if began != model_fingerprint(run.recipe.model):
+        raise UsageError(
+            f"Weights are evaluated in the model they were trained in. The source of {run.recipe.model} has changed since; "
+            "restore it."
+        )
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """Return what environment.json says; raises StoreError when it cannot be read."""
     try:
         found: dict[str, Any] = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -17,7 +17,9 @@ from widestep.workers.moments import MomentSums
 
 @dataclass(frozen=True)
 class Block:
-    """Images of neighbouring workers that pass through the model together.
+    """Images of neighbouring workers that pass through the model together: a block of the placement.
+
+    In a short last step, where some of its workers have one image more than others, a part of one.
 
     Parameters
     ----------

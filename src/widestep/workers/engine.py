@@ -15,7 +15,7 @@ from widestep.workers.tree import sum_leaves
 from widestep.workers.world import World
 
 _SCALARS = 3
-"""At the end of a row of sums: the loss, the workers' squared gradient norms, and whether a stop was asked for."""
+"""At the end of a row: the loss, the workers' squared gradient norms, and 1 where the process was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ class StepGradients:
 class GradientEngine:
     """Computes all workers' gradients and combines them in worker order (statements W1, W2).
 
-    The work of a step is a row of sums for each block of workers: its gradient, its batch statistics, its loss. Rows are
-    added in a fixed tree (`tree`), first within each process, then across processes (`reduce`).
+    The work of a step is a row of sums for each block of workers (and each of the T runs)::
+
+        | gradient: P numbers | what batch normalisation measured | loss | squared norms of workers | processes to stop |
+
+    Rows are the leaves of a fixed tree (`tree`): they are added first within each process, then across processes (`reduce`).
 
     Parameters
     ----------
@@ -151,7 +154,7 @@ class GradientEngine:
     def _rows(self, placement: Placement, stop: float, batch_of: BatchOf, centre: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield the blocks of this process, each with its row of sums for every slot: the leaves of the tree."""
         for block in placement.blocks(self.world.process):
-            parts = batch_of(placement.workers(block))
+            parts = batch_of(placement.workers(block))  # one, or more where a short step gives workers unequal shares
             row = self._added((self._row(part, centre) for part in parts), sum(self._widths))
             row[:, -1] = stop
             yield block, row
@@ -164,7 +167,7 @@ class GradientEngine:
 
     def _row(self, block: Block, centre: Tensor) -> Tensor:
         losses = self._forward.losses(block)
-        with explained(self._device):
+        with explained(self._device), self.model.explaining("be differentiated"):
             gradients, squares = self._differentiate(losses.sum(), block)
         moments = self._forward.measured(block, centre)
         scalars = torch.stack([losses.detach().sum(0), squares, torch.zeros_like(squares)], dim=1)
@@ -181,7 +184,7 @@ class GradientEngine:
         """
         num_slots, num_workers = self.model.num_slots, len(block.groups)
         if not self._has_worker_norms or num_workers == 1:
-            found = torch.autograd.grad(loss, self._parameters)
+            found = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
             pieces = [gradient.reshape(num_slots, -1) for gradient in found]
             squares = torch.zeros(num_slots, device=self._device, dtype=pieces[0].dtype)
             if self._has_worker_norms:

@@ -51,7 +51,7 @@ class OverlappedEngine(GradientEngine):
         """Compute the gradient of one global batch, as `GradientEngine.gradients`."""
         mine = placement.blocks(self.world.process)
         blocks = (part for block in mine for part in batch_of(placement.workers(block)))
-        sums = self.world.summed(self._backward(blocks, num_images, centre))
+        sums = self.world.summed_in_any_order(self._backward(blocks, num_images, centre))
         gradients = torch.cat([self._gradient(parameter) for parameter in self._parameters], dim=1)
         gradients *= self.world.num_processes  # torch averages over processes
         return self._found(gradients, sums, num_images, placement, centre)
@@ -65,7 +65,7 @@ class OverlappedEngine(GradientEngine):
         block = next(blocks, None)  # a process without images takes part in the exchange all the same
         while True:
             following = next(blocks, None)
-            with nullcontext() if following is None else self._keeping():
+            with nullcontext() if following is None else self._keeping(), self.model.explaining("be differentiated"):
                 losses = self._loss_of(block)
                 (losses.sum() / num_images).backward()
             if block is not None:

@@ -1,7 +1,18 @@
 """Sum partial sums over the processes, in the tree's order and with the traffic of an all-reduce.
 
 Every process is responsible for one chunk of the vector. It receives that chunk of all partial sums, finishes the tree for
-it, and shares the result: a reduce-scatter of subtrees followed by an all-gather.
+it, and shares the result: a reduce-scatter of subtrees followed by an all-gather. With the two processes of `tree`'s
+drawing::
+
+                    chunk 0   chunk 1
+    process 0  0-3     a         b         sends b to process 1, keeps a
+    process 1  4-5     c         d         sends c and e to process 0, keeps d and f
+               6       e         f
+                       |         |
+              process 0          process 1
+              a + (c + e)        b + (d + f)       both then tell one another
+
+The vector is padded so that chunks are equally long, and everything passes through the processor's memory.
 """
 
 import math

@@ -11,8 +11,8 @@ blocks (the leaves, in worker order), and it depends on their number alone::
                 |----- process 0 -----|      |- process 1 -----|
 
 A process adds up the complete subtrees within its own leaves (here 0-3, and 4-5 and 6) and hands over only those partial
-sums; whoever has all of them finishes the same tree. With any other split of the leaves the partial sums differ, but every
-addition of the tree is still done once, with the same two operands.
+sums (`reduce` has how); whoever has all of them finishes the same tree. With any other split of the leaves the partial sums
+differ, but every addition of the tree is still done once, with the same two operands.
 """
 
 from collections.abc import Iterable, Mapping

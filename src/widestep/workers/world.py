@@ -87,8 +87,8 @@ class World:
             dist.all_reduce(merged)
         return merged.to(values.device)
 
-    def summed(self, values: Tensor) -> Tensor:
-        """Add arrays of all processes, in an order that depends on their number."""
+    def summed_in_any_order(self, values: Tensor) -> Tensor:
+        """Add arrays of all processes, in torch's order, which depends on their number: for fast mode only."""
         if self.num_processes == 1:
             return values
         with self.contact():
