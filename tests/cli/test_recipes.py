@@ -178,13 +178,29 @@ def test_explained_with_other_fields(say):
     assert "12 step(s) = 4 epochs" in told
 
 
+def test_a_reason_is_not_given_for_what_the_user_chose(say):
+    plain = say("recipes explain mlperf-lars:32768").stdout
+    reasons = recipes.load("mlperf-lars:32768").about["why"]
+    assert plain.count("Why: ") == len(reasons) == 5
+    other = say("recipes explain mlperf-lars:32768 --optimizer lamb").stdout
+    assert other.count("Why: ") == 4
+    assert "form of LARS" not in other
+    assert say("recipes explain mlperf-lars:32768 --optimizer lars-tf --seed 3").stdout.count("Why: ") == 5
+    found = json.loads(say("recipes explain mlperf-lars:32768 --json --decay-power 1 --base-lr 2 --batchnorm sync").stdout)
+    assert set(found["why"]) == {"warmup", "optimizer"}
+    grid = json.loads(say("recipes explain mlperf-lars:32768 --json --grid 1x1x8").stdout)
+    assert set(grid["why"]) == {"optimizer", "decay"}  # what was tuned for a batch was not tuned for another
+
+
 def test_explained_for_machines(say):
     found = json.loads(say("recipes explain goyal2017:512 --warmup 3ep --json").stdout)
     assert list(found) == ["name", "fingerprint", "changed", "sentences", "why", "source"]
     recipe = recipes.changed(recipes.load("goyal2017:512").recipe, {"warmup": "3ep"})
     assert (found["name"], found["fingerprint"], found["changed"]) == ("goyal2017:512", recipe.fingerprint, ["warmup"])
     assert found["sentences"] == explain(recipe, 1_281_167)
-    assert found["why"] == recipes.load("goyal2017").about["why"]
+    assert found["why"] == {
+        topic: reason for topic, reason in recipes.load("goyal2017").about["why"].items() if topic != "warmup"
+    }
     assert found["source"] == recipes.load("goyal2017").about["source"]
 
 

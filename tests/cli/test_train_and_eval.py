@@ -51,6 +51,40 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(say, empty):
     assert list(empty.iterdir()) == []
 
 
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model nowhere.py:Net",
+        "--model nowhere.module:Net",
+        "--model :Net",
+        "--model net.py:a-b",
+        "--model nowhere.py:Net --stack 2",
+        "--model net.py:Net --dropout 0.1",
+        "--model net.py:Net --stack 2 --dropout 0.1 --zero-gamma true",
+        "--model net.py:Net --zero-gamma true --classifier-std 0.1",
+        "--model net.py:Net --classifier-std 0.1",
+    ],
+)
+def test_a_dry_run_refuses_a_model_in_the_words_of_training(command, empty, words):
+    (empty / "net.py").write_text(OWN)
+    trained = command(*WORDS, *words.split(), "--out", "run")
+    planned = command(*WORDS, *words.split(), "--out", "run", "--dry-run")
+    assert (planned.code, planned.stdout) == (2, "")
+    assert planned.stderr == trained.stderr
+    assert trained.code == 2
+    assert command(*WORDS, "--model", "net.py:Net", "--dry-run").code == 0
+
+
 def test_a_run_says_what_came_out(trained):
     final = result()
     words = (

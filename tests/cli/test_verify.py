@@ -21,6 +21,7 @@ scaling = "none"
 images_per_evaluation = 1000
 """
 KILL = "kill -9 of the whole job"
+check_model = verify_command._check_model
 
 
 @pytest.mark.processes
@@ -171,6 +172,14 @@ def test_idle_processes_are_told(say, proofs):
     assert "3 processes share 1 block(s) of workers" in say("verify --recipe digits").stderr
 
 
+def test_the_example_of_the_help_shares_out_its_workers(say, proofs):
+    text = " ".join(say("verify --help").stdout.split())
+    (example,) = [part for part in text.split(" widestep ") if part.startswith("verify --recipe digits --grid 10x1x8")]
+    found = say(example)
+    assert (found.code, found.stderr) == (0, "")
+    assert [way.processes for way in proofs[0].values()] == [1, 4, 4]
+
+
 def test_fast_mode_promises_nothing(say, empty):
     found = say("verify --mode fast")
     assert found.code == 2
@@ -184,14 +193,34 @@ def test_a_recipe_of_ones_own_is_proved_with_a_few_steps(say, empty):
     assert (str(longer.epochs), longer.val_images, len(longer.worker_ramp)) == ("2ep", 10, 1)
 
 
-def test_a_run_that_fails_is_told(say, empty, monkeypatch):
-    failing = [sys.executable, "-c", "import sys; sys.exit('Traceback\\nwidestep: The disk is full.')"]
-    done = verify_command.subprocess.run
+LOST = "All 2 processes of a job must live. Process 0 lost another one (reset); see what that one said."
+KILLED = "All processes of a job must live. Process 1 of 2 was ended by SIGKILL."
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "told", "exit_code"),
+    [
+        (5, ["ep 1.0/2 step 1/2", "widestep: The disk is full."], ": The disk is full.", 5),
+        (2, ["widestep: A: widestep: B."], ": A: widestep: B.", 2),
+        (
+            3,
+            ["widestep: The data changed.", f"widestep: {LOST}"],
+            ": The data changed.",
+            3,
+        ),  # the cause, not what came of it
+        (8, [f"widestep: {LOST}", f"widestep: {KILLED}"], f": {KILLED}", 8),
+        (4, ["widestep: Replicas have drifted apart."], ": Replicas have drifted apart.", 4),  # no outcome: nothing diverged
+        (1, ["Traceback", "ValueError: 3"], " with exit code 1: ValueError: 3", 1),
+        (-9, [], " with exit code -9: it gave no reason", 1),
+    ],
+)
+def test_a_run_that_fails_is_told_once_and_with_its_exit_code(say, empty, monkeypatch, code, lines, told, exit_code):
     monkeypatch.setattr(verify_command, "_check_model", lambda recipe: None)
-    monkeypatch.setattr(verify_command.subprocess, "run", lambda command, **options: done(failing, **options))
+    ended = verify_command.subprocess.CompletedProcess([], code, "", "".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(verify_command.subprocess, "run", lambda command, **options: ended)
     found = say("verify --processes 1 --keep kept")
-    assert found.code == 1
-    assert found.stderr == ("widestep: A run of the comparison failed with exit code 1: widestep: The disk is full.\n")
+    assert (found.code, found.stdout) == (exit_code, "")
+    assert found.stderr == f"widestep: A run of the comparison failed{told}\n"
 
 
 def test_earlier_runs_are_moved_aside(say, empty, monkeypatch):
@@ -209,6 +238,19 @@ def test_earlier_runs_are_moved_aside(say, empty, monkeypatch):
     assert say("verify --processes 1 --keep kept").code == 75
     assert seen == [False]
     assert (empty / "kept/8x1x6-1.old1/result.json").exists()
+
+
+def test_the_small_recipe_asks_nothing_of_a_model_of_ones_own(say, empty, proofs, quiet_torch):
+    """Its dropout is for the shipped model; a user's own is not refused for what nobody set."""
+    assert {one.dropout for one in verify_command._recipes(None, {})} == {0.1}
+    assert [(one.dropout, str(one.grid)) for one in verify_command._recipes(None, {"model": "net.py:Net"})] == [
+        (0.0, "8x1x6"),
+        (0.0, "12x1x5"),
+    ]
+    (empty / "net.py").write_text(MODELS)
+    for one in verify_command._recipes(None, {"model": "net.py:Net"}):
+        check_model(one)
+    assert verify_command._recipes(None, {"model": "net.py:Net", "dropout": "0.2"})[0].dropout == 0.2
 
 
 @pytest.mark.parametrize(

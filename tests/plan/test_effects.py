@@ -62,6 +62,13 @@ from widestep.plan.runplan import RunPlan
         ("batchnorm_running=precise batchnorm_recompute=never batchnorm_images=64", "batchnorm_recompute"),
         ("batchnorm_recompute=never batchnorm_images=64", "batchnorm_images"),
         ("batchnorm_images=64", ""),
+        ("batchnorm_running=last", ""),
+        ("batchnorm_running=last batchnorm_images=64", "batchnorm_images"),
+        ("batchnorm_running=last batchnorm_recompute=never", "batchnorm_recompute"),
+        (
+            "batchnorm_running=last batchnorm_recompute=never batchnorm_images=64 batchnorm_momentum=0.5",
+            "batchnorm_recompute batchnorm_images",
+        ),
         ("batchnorm=group:1", "batchnorm"),
         ("batchnorm=group:2 batchnorm_running=worker0", ""),
         ("batchnorm=sync batchnorm_running=pooled workers_per_forward=3", "batchnorm_running workers_per_forward"),

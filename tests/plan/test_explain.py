@@ -3,7 +3,7 @@
 import pytest
 
 from widestep.plan import recipes
-from widestep.plan.explain import explain, formula
+from widestep.plan.explain import RESTS_ON, explain, formula
 from widestep.plan.recipe import Recipe
 
 NUM_IMAGENET = 1_281_167
@@ -99,6 +99,10 @@ def test_workers_that_join():
         "there are 16: 128 a step."
     )
     assert "at epoch 12 = step 360 to 0.036; x 0.1 at epoch 24 = step 540 to 0.0072; " in found["decay"]
+    assert found["length"] == (
+        "36 epochs = 624 steps, 30 an epoch; tail drop: none left over. From epoch 12 on 15 an epoch; tail drop: none left "
+        "over. From epoch 24 on 7 an epoch; tail drop: 64 images dropped an epoch."
+    )
 
 
 def test_adascale_counts_in_steps_of_one_worker():
@@ -109,6 +113,14 @@ def test_adascale_counts_in_steps_of_one_worker():
     )
     assert found["warmup"].startswith("240 step(s), linear: step 0 has the rate 0.045")
     assert found["decay"].startswith("By steps: x 0.1 at 12 epochs of one worker; x 0.1 at 24 epochs of one worker; ")
+    assert found["evaluation"] == "Every epoch and at the end, at most 144 time(s): every image once."  # 4,320 steps by 30
+
+
+def test_the_fields_that_reasons_are_for():
+    """Every topic that a shipped recipe gives a reason for is known, with fields that there are."""
+    topics = {topic for name in recipes.names() for topic in recipes.load(name).about.get("why", {})}
+    assert topics <= set(RESTS_ON) <= set(TOPICS)
+    assert {field for fields in RESTS_ON.values() for field in fields} <= set(Recipe.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,8 @@ def random_recipes(draw: st.DrawFn) -> Recipe:
     if values.get("scaling") == "adascale" or values.get("worker_norms"):
         values["mode"] = "reproducible"
         values.pop("batchnorm", None)
+        if ":" in values.get("model", ""):
+            values.pop("workers_per_forward", None)
     if values.get("batchnorm") == "sync":
         values["mode"] = "reproducible"
     if values.get("mode") != "fast":

@@ -307,7 +307,8 @@ def test_the_rest_of_the_plan_in_words():
     ).describe()
     assert lines == [
         "workers    4 x 25 images = 100 a step, 2 worker(s) a forward pass",
-        "ramp       from epoch 10: 8 workers = 200 images a step, 5 steps an epoch, peak rate 0.8",
+        "ramp       from epoch 10: 8 workers = 200 images a step, 5 steps an epoch, peak rate 0.8; "
+        "tail drop: none left over",
         "epochs     20 = 150 steps, 10 an epoch; tail drop: none left over",
         "rate       0.1 @ 1 worker x 4 workers -> 0.4",
         "warmup     30 steps = 3 epochs, linear, above the peak until its epoch ends; then linear decay",
@@ -322,6 +323,24 @@ def test_the_rest_of_the_plan_in_words():
         "warmup     200 steps of one worker = 5 epochs, linear; then step decay",
         "optimizer  adamw, betas 0.9 and 0.999, weight decay 5e-05",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tail", "first", "steps", "later"),
+    [
+        ("drop", "none left over", 17, "8 images dropped an epoch"),
+        ("short", "none left over", 18, "8 images in a smaller last step"),
+        ("pad", "none left over", 18, "6 images repeated an epoch"),
+    ],
+)
+def test_every_stage_says_what_becomes_of_its_tail(tail, first, steps, later):
+    """D1: 960 images, first 30 steps of 4 x 8, then 17 of 7 x 8 = 56 and 8 left, which 7 workers divide with 6 more."""
+    lines = RunPlan(Recipe(tail=tail, worker_ramp="1ep:7"), 960).describe()
+    assert lines[1] == (
+        f"ramp       from epoch 1: 7 workers = 56 images a step, {steps} steps an epoch, peak rate 0.315; "
+        f"tail {tail}: {later}"
+    )
+    assert lines[2].endswith(f" steps, 30 an epoch; tail {tail}: {first}")
 
 
 def traced(changed: RunPlan) -> list[float]:

@@ -76,6 +76,7 @@ DIFFERENT = {
     "weight_decay 5e-05 for 41 and 0.0 for 21 against 5e-05 for 40 and 0.0 for 22 tensors": with_groups(
         {**DECAYED, "num_tensors": 40}, {**FREE, "num_tensors": 22}
     ),
+    "lr 3.0 for 62 against 3.0 for 73 tensors": with_groups(DECAYED, {**FREE, "num_tensors": 32}),
     "momentum 0.9 against 0.8": with_groups({**DECAYED, "momentum": 0.8}, {**FREE, "momentum": 0.8}),
     "nesterov none against True": with_groups({**DECAYED, "nesterov": True}, {**FREE, "nesterov": True}),
     "beta2 none for 62 against 0.99 for 41 and none for 21 tensors": with_groups({**DECAYED, "beta2": 0.99}, FREE),

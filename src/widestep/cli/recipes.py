@@ -9,8 +9,8 @@ from widestep.cli.options import request
 from widestep.data.facts import describe
 from widestep.plan import recipes
 from widestep.plan.execution import Execution
-from widestep.plan.explain import explain
-from widestep.plan.recipe import Recipe
+from widestep.plan.explain import RESTS_ON, explain
+from widestep.plan.recipe import Recipe, differences
 from widestep.plan.recipes import NamedRecipe
 
 _WIDTH = 100
@@ -165,25 +165,32 @@ def explain_(name: str, *, json: bool = False, **fields: str) -> int:
         Recipe fields by name, as in `widestep train`.
     """
     wanted = request(name, fields)
-    about = recipes.load(name).about
-    recipe = wanted.recipe
+    named, recipe = recipes.load(name), wanted.recipe
     facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
     sentences = explain(recipe, facts.num_train)
-    why = about.get("why")
-    reasons = {topic: str(text) for topic, text in why.items() if topic in sentences} if isinstance(why, Mapping) else {}
+    reasons = {topic: text for topic, text in _reasons(named, recipe) if topic in sentences}
     changed = [field.replace("-", "_") for field in fields]
     if json:
         record = {"name": wanted.name, "fingerprint": recipe.fingerprint, "changed": changed, "sentences": sentences}
-        print(json_module.dumps(record | {"why": reasons, "source": about.get("source")}, indent=2, default=str))
+        print(json_module.dumps(record | {"why": reasons, "source": named.about.get("source")}, indent=2, default=str))
         return 0
     print(wanted.name + (f", with other values of {', '.join(changed)}" if changed else ""))
     for topic, text in sentences.items():
         _paragraph(topic, text)
         if topic in reasons:
             _paragraph("", f"Why: {reasons[topic]}")
-    if "source" in about:
-        _paragraph("source", _one_line(about["source"]))
+    if "source" in named.about:
+        _paragraph("source", _one_line(named.about["source"]))
     return 0
+
+
+def _reasons(named: NamedRecipe, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield by topic the reasons that a named recipe gives, but for values that are others in `recipe`."""
+    why = named.about.get("why")
+    changed = differences(named.recipe, recipe).keys()
+    for topic, text in why.items() if isinstance(why, Mapping) else ():
+        if changed.isdisjoint(RESTS_ON.get(topic, ())):
+            yield topic, str(text)
 
 
 def _paragraph(topic: str, text: str) -> None:

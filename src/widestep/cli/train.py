@@ -6,6 +6,7 @@ from typing import Any
 
 from widestep.cli.options import Request, cautions, request
 from widestep.data.facts import describe
+from widestep.errors import UsageError
 from widestep.files import explained
 from widestep.plan.recipe import Recipe
 from widestep.plan.recipes import changed
@@ -76,14 +77,36 @@ def train(
 def _show_plan(wanted: Request) -> int:
     recipe = wanted.recipe
     facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
+    plan = RunPlan(recipe, facts.num_train)
+    if ":" in recipe.model:
+        _check_own_model(recipe)
     print(f"data       {facts.name}: {facts.num_train:,} training and {facts.num_val:,} validation images")
     print(f"model      {recipe.model}")
-    for line in RunPlan(recipe, facts.num_train).describe():
+    for line in plan.describe():
         print(line)
     for line in cautions(recipe, facts.num_train):
         print(f"warning    {line}")
     print(f"files      {wanted.directory}")
     return 0
+
+
+def _check_own_model(recipe: Recipe) -> None:
+    """Refuse what training refuses of a user's own model, in the same words, as far as nothing has to be loaded for it."""
+    from widestep.models.source import ModelSource
+
+    for field, allowed, given in (("stack", 1, recipe.stack), ("dropout", 0, recipe.dropout)):
+        if given != allowed:
+            raise UsageError(
+                f"{field} needs a model whose layers widestep knows, unlike {recipe.model}. Set {field} to {allowed}, not "
+                f"{given}."
+            )
+    ModelSource.find(recipe.model)
+    for field, wanted in (("zero_gamma", recipe.zero_gamma), ("classifier_std", recipe.classifier_std is not None)):
+        if wanted:
+            raise UsageError(
+                f"{field} needs a model whose layers widestep knows; the model is {recipe.model}. Leave {field} out and "
+                "initialise in your own code."
+            )
 
 
 def _explain_optimizer(recipe: Recipe, as_json: bool) -> int:

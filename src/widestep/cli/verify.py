@@ -8,14 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from widestep.cli.options import request
 from widestep.data.facts import describe
-from widestep.errors import DirectoryInUse, NumericError, UsageError, WidestepError
+from widestep.errors import DirectoryInUse, NumericError, UsageError, WidestepError, WorkerLost
 from widestep.files import DirectoryLock, explained, write_atomically
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe
@@ -23,12 +23,13 @@ from widestep.plan.runplan import RunPlan
 from widestep.records.compare import compare
 from widestep.records.run import move_aside, open_existing
 
-_SMALL = {"epochs": "4ep", "warmup": "1ep", "dropout": "0.1", "tail": "short", "workers_per_forward": "1"}
+_SMALL = {"epochs": "4ep", "warmup": "1ep", "tail": "short", "workers_per_forward": "1"}
 _GRIDS = ("8x1x6", "12x1x5")
 _STEPS = 6
 _VAL_IMAGES = 64
 _PATIENCE_SECONDS = 300.0
 _KILL = "kill -9 of the whole job"
+_PREFIX = "widestep: "
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def verify(
 
     For example:
       widestep verify
-      widestep verify --recipe digits --grid 10x1x8 --processes 1,4
+      widestep verify --recipe digits --grid 10x1x8 --processes 1,4 --workers-per-forward 1
       widestep verify --recipe my.toml --data folder:PATH --model net.py:Net --grid 1x4x8
 
     Parameters
@@ -132,7 +133,8 @@ def _recipes(name: str | None, fields: Mapping[str, str]) -> list[Recipe]:
         ramp = [str(point) for point in asked.worker_ramp if "epochs" in fields]
         return [recipes.changed(asked, {**changes, "worker_ramp": ramp})]
     grids = [fields["grid"]] if "grid" in fields else list(_GRIDS)
-    return [request("digits", {**_SMALL, **fields, "grid": grid}).recipe for grid in grids]
+    small = _SMALL if "model" in fields else {**_SMALL, "dropout": "0.1"}  # other models may have no place for it
+    return [request("digits", {**small, **fields, "grid": grid}).recipe for grid in grids]
 
 
 def _counts(processes: str) -> list[int]:
@@ -204,10 +206,25 @@ def _train(recipe: Recipe, parent: Path, way: Way) -> tuple[Path, str]:
         if interruption == _KILL:
             interruption += f", continued on {last}"
     done = subprocess.run([*command, str(last)], capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 4):
-        reason = done.stderr.strip().splitlines() or ["no reason given"]
-        raise WidestepError(f"A run of the comparison failed with exit code {done.returncode}: {reason[-1]}")
+    if done.returncode not in (0, 4) or not (directory / "result.json").exists():  # 4 is also a run that diverged
+        raise _failure(done.returncode, done.stderr.splitlines())
     return directory, interruption
+
+
+def _failure(code: int, lines: Sequence[str]) -> WidestepError:
+    """Return the error of a run that has no outcome, with the run's own exit code.
+
+    Processes may say different things. The first is the cause, unless one was killed: that one says nothing, the others lost
+    it, and their launcher tells by which signal last.
+    """
+    told = [line.removeprefix(_PREFIX) for line in lines if line.startswith(_PREFIX)]
+    if told:
+        words = f": {told[-1 if code == WorkerLost.exit_code else 0]}"
+    else:
+        words = f" with exit code {code}: {lines[-1] if lines else 'it gave no reason'}"
+    failure = WidestepError(f"A run of the comparison failed{words}")
+    failure.exit_code = max(code, 1)
+    return failure
 
 
 def _cadence(recipe: Recipe) -> int:

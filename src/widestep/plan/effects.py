@@ -121,6 +121,9 @@ def _ends_before_the_decay(recipe: Recipe) -> bool:
 def _of_statistics(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if recipe.batchnorm_running == "precise":
         yield "batchnorm_recompute", "precise statistics are always computed anew"
+    elif recipe.batchnorm_running == "last":
+        for field in ("batchnorm_recompute", "batchnorm_images"):
+            yield field, "the statistics of the last step are used from the first step on"
     elif recipe.batchnorm_recompute == "never":
         yield "batchnorm_images", "no statistics are computed anew"
     if recipe.scaling == "adascale":

@@ -20,6 +20,20 @@ RUNNING = {
 }
 """What evaluation normalises with."""
 
+RESTS_ON: dict[str, frozenset[str]] = {
+    "workers": frozenset(("grid", "worker_ramp")),
+    "rate": frozenset(("base_lr", "scaling", "reference_batch", "grid")),
+    "warmup": frozenset(
+        ("warmup", "warmup_shape", "warmup_power", "warmup_start", "warmup_first", "warmup_overshoot", "scaling", "grid")
+    ),
+    "decay": frozenset(("lr_decay", "decay_at", "decay_factor", "decay_power", "decay_end", "final_lr")),
+    "optimizer": frozenset(("optimizer",)),
+    "regularisation": frozenset(("weight_decay", "decay_exempt", "label_smoothing", "dropout", "clip_norm")),
+    "initial": frozenset(("zero_gamma", "classifier_std")),
+    "batchnorm": frozenset(("batchnorm", "batchnorm_running", "batchnorm_momentum", "grid")),
+}
+"""By topic, the fields whose values a recipe's reason is for; it says nothing about other values of them."""
+
 
 def explain(recipe: Recipe, num_train: int) -> dict[str, str]:
     """Explain a recipe on `num_train` images.
@@ -133,7 +147,10 @@ def _length(plan: RunPlan) -> str:
     recipe, shape = plan.recipe, plan.timeline.stages[0].shape
     given = "" if recipe.epochs.unit == "st" else f"{_words(recipe.epochs)} = "
     counted = " of one worker, fewer of all together" if recipe.scaling == "adascale" else ""
-    return f"{given}{plan.total_steps:,} steps{counted}, {shape.steps:,} an epoch; {shape.describe()}."
+    text = f"{given}{plan.total_steps:,} steps{counted}, {shape.steps:,} an epoch; {shape.describe()}."
+    for stage in plan.timeline.stages[1:]:
+        text += f" From epoch {stage.first_epoch} on {stage.shape.steps:,} an epoch; {stage.shape.describe()}."
+    return text
 
 
 def _words(length: Duration) -> str:
@@ -228,7 +245,8 @@ def _evaluation(plan: RunPlan) -> str:
     each = "every image" if recipe.val_images is None else f"each of {recipe.val_images:,} images spread over all"
     how = f"{each} once" if recipe.evaluation == "exact" else "as the mean over workers of the mean of their batches"
     often = "epoch" if str(recipe.evaluate_every) == "1ep" else _words(recipe.evaluate_every)
-    return f"Every {often} and at the end, {plan.num_evaluations:,} time(s): {how}."
+    limit = "at most " if recipe.scaling == "adascale" else ""
+    return f"Every {often} and at the end, {limit}{plan.num_evaluations:,} time(s): {how}."
 
 
 def _arithmetic(recipe: Recipe) -> str:

@@ -282,7 +282,8 @@ class RunPlan:
         grid = stage.shape.grid
         return (
             f"ramp       from epoch {stage.first_epoch}: {grid.num_workers} workers = {grid.global_batch:,} images a step, "
-            f"{stage.shape.steps:,} steps an epoch, peak rate {self.recipe.rule.peak(self.recipe.base_lr, grid):.6g}"
+            f"{stage.shape.steps:,} steps an epoch, peak rate {self.recipe.rule.peak(self.recipe.base_lr, grid):.6g}; "
+            f"{stage.shape.describe()}"
         )
 
 

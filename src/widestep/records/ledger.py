@@ -88,8 +88,8 @@ def _words(value: Any, name: str, exactly: bool) -> str:
 
 
 def _shares(one: Mapping[Any, float], other: Mapping[Any, float]) -> str:
-    """Return the one value that all tensors have on either side, or each value with the number of its tensors."""
-    if len(one) == len(other) == 1:
+    """Return the value that all tensors have on either side if it differs, else each value with its number of tensors."""
+    if len(one) == len(other) == 1 and one.keys() != other.keys():
         return _against(*one, *other)
     sides = ([f"{_words(value, '', True)} for {int(number)}" for value, number in side.items()] for side in (one, other))
     return f"{' against '.join(' and '.join(words) for words in sides)} tensors"
