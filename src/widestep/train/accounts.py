@@ -1,13 +1,15 @@
 """What is written down about a step: its metrics, what the optimizer really applied, and digests of every tensor."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from widestep.optim.build import applied
 from widestep.train.batches import Batches
+from widestep.train.evaluate import Evaluation
 from widestep.train.step import StepRecord
 
 
@@ -56,6 +58,15 @@ def digests(record: StepRecord) -> dict[str, Any]:
         "weights": _digests(state.parameters),
         "statistics": _digests({"batch-norm statistics": state.running}),
     }
+
+
+def comparison_of_policies(step: int, used: str, found: Mapping[str, Sequence[Evaluation]], slot: int) -> dict[str, Any]:
+    """Return how a run's final weights fare under every policy of batch-norm statistics, for batchnorm.json."""
+    policies = {}
+    for policy, evaluations in found.items():
+        values = asdict(evaluations[slot]) | {"loss": evaluations[slot].finite_loss}
+        policies[policy] = {f"val_{name}": values[name] for name in ("correct", "images", "accuracy", "loss")}
+    return {"step": step, "evaluated_with": used, "policies": policies}
 
 
 def _digests(tensors: Mapping[str, Tensor | None]) -> dict[str, str]:

@@ -3,8 +3,8 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from widestep.errors import Stopped, UsageError, WidestepError
 from widestep.files import write_json
@@ -13,7 +13,7 @@ from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.train import checkpoint
-from widestep.train.accounts import digests, ledger_entry, metrics_entry
+from widestep.train.accounts import comparison_of_policies, digests, ledger_entry, metrics_entry
 from widestep.train.evaluate import Evaluation, evaluate
 from widestep.train.normalisation import policy_after, show_statistics
 from widestep.train.session import Member, Session, open_session, saved_tensors
@@ -291,7 +291,7 @@ class _Loop:
         used = policy_after(self.session.plan.recipe, step)
         self._show_statistics(used)
         for member in ended if self.session.world.is_first else ():
-            write_json(member.run.directory / "batchnorm.json", _comparison(step, used, found, member.state.slot))
+            write_json(member.run.directory / "batchnorm.json", comparison_of_policies(step, used, found, member.state.slot))
 
     def _finish(self, member: Member, status: str, evaluation: Evaluation) -> None:
         state, run = member.state, member.run
@@ -342,11 +342,3 @@ class _Loop:
             self.watcher.noted(text)
             for member in self.live:
                 member.run.log(text)
-
-
-def _comparison(step: int, used: str, found: dict[str, list[Evaluation]], slot: int) -> dict[str, Any]:
-    policies = {}
-    for policy, evaluations in found.items():
-        values = asdict(evaluations[slot]) | {"loss": evaluations[slot].finite_loss}
-        policies[policy] = {f"val_{name}": values[name] for name in ("correct", "images", "accuracy", "loss")}
-    return {"step": step, "evaluated_with": used, "policies": policies}
