@@ -47,14 +47,15 @@ def sum_over_processes(
     length = math.prod(shape)
     chunk = -(-length // world.num_processes)
     nodes = [complete_subtrees(placement.blocks(process)) for process in range(world.num_processes)]
-    sent = torch.zeros(world.num_processes, len(partial_sums), chunk)
+    sent = world.scratch("sent", world.num_processes * len(partial_sums) * chunk)
+    by_receiver = sent.view(world.num_processes, len(partial_sums), chunk)  # what pads the last chunk is never read
     for row, node in enumerate(nodes[world.process]):
         for receiver, part in enumerate(partial_sums[node].flatten().split(chunk)):
-            sent[receiver, row, : len(part)] = part
+            by_receiver[receiver, row, : len(part)] = part
     counts = [len(held) * chunk for held in nodes]
-    received = torch.empty(sum(counts))
+    received = world.scratch("received", sum(counts))
     with world.contact():
-        dist.all_to_all_single(received, sent.flatten(), counts, [sent[0].numel()] * world.num_processes)
+        dist.all_to_all_single(received, sent, counts, [len(partial_sums) * chunk] * world.num_processes)
     rows = received.view(-1, chunk)
     everyone = [node for held in nodes for node in held]
     mine = finish(dict(zip(everyone, rows, strict=True)), placement.num_blocks)

@@ -44,6 +44,7 @@ class World:
         self.num_processes = launch.num_processes if launch else 1
         self.local_process = launch.local_process if launch else 0
         self.device = device or torch.device("cpu")
+        self._scratch: dict[str, Tensor] = {}
         if launch is not None and launch.num_processes > 1:
             self._join(launch)
 
@@ -77,6 +78,13 @@ class World:
     def is_first(self) -> bool:
         """Whether this is process 0, the one that writes."""
         return self.process == 0
+
+    def scratch(self, name: str, size: int) -> Tensor:
+        """Return memory of `size` numbers that keeps nothing from call to call: fresh memory is slow where it is large."""
+        held = self._scratch.get(name)
+        if held is None or len(held) != size:
+            held = self._scratch[name] = torch.empty(size)
+        return held
 
     def merged(self, values: Tensor) -> Tensor:
         """Combine arrays of which every entry was filled by one process and is zero on the others: exact in any order."""
