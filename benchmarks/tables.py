@@ -1,0 +1,152 @@
+"""From the numbers of the benchmarks to tables in Markdown, and into the places that docs/exactness.md has for them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def tables(name: str, rows: Sequence[Row]) -> str:
+    """Return the tables of one benchmark. A ratio is the median over rounds, with the quartiles in brackets."""
+    return _TABLES[name](rows)
+
+
+def fill(document: str, results: Mapping[str, Any]) -> str:
+    """Put tables and machine between the comments `<!-- NAME -->` and `<!-- end -->` of a document.
+
+    Raises
+    ------
+    ValueError
+        When a place is missing.
+    """
+    texts = {name: tables(name, found["rows"]) for name, found in results["benchmarks"].items()}
+    texts["machine"] = _machine(results)
+    for name, text in texts.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not place.search(document):
+            raise ValueError(f"The document must have a place for {name}: <!-- {name} --> and <!-- end -->. It has none.")
+        document = place.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", document)
+    return document
+
+
+def _reduction(rows: Sequence[Row]) -> str:
+    head = (
+        "processes",
+        "numbers",
+        "all-reduce",
+        "tree, 8 blocks",
+        "tree, 40 blocks",
+        "MB a process sends: all-reduce / 8 / 40",
+    )
+    return _table(
+        head,
+        (
+            (
+                row["case"]["processes"],
+                f"{row['case']['values']:,}",
+                _seconds(row["seconds"]["all_reduce"]["median"]),
+                _ratio(row["ratio"]["aligned"]),
+                _ratio(row["ratio"]["unaligned"]),
+                " / ".join(f"{number / 1e6:.3g}" for number in row["bytes_per_process"].values()),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _modes(rows: Sequence[Row]) -> str:
+    timed, parted = [row for row in rows if "seconds" in row], [row for row in rows if "of_way" in row]
+    ways, steps = list(timed[0]["ratio"]), list(parted[0]["of_weights"])
+    speed = _table(
+        ("network, images, workers a pass", "reproducible, steps/s", *ways),
+        (
+            (
+                f"{row['case']['model']}, {_sides(row['case'])}, {row['case']['k']}",
+                f"{1 / row['seconds']['reproducible']['median']:.3g}",
+                *(_ratio(row["ratio"][way]) for way in ways),
+            )
+            for row in timed
+        ),
+    )
+    found = {(row["case"]["model"], row["case"]["one"], row["case"]["other"]): row["of_weights"] for row in parted}
+    models, pairs = list(dict.fromkeys(key[0] for key in found)), list(dict.fromkeys(key[1:] for key in found))
+    deviation = _table(
+        ("weights of", "against", *(f"{model}: after {', '.join(steps)} steps" for model in models)),
+        (
+            (*map(_on, pair), *(", ".join(f"{found[model, *pair][step]:.0e}" for step in steps) for model in models))
+            for pair in pairs
+        ),
+    )
+    return f"{speed}\n\n{deviation}"
+
+
+def _blocks(rows: Sequence[Row]) -> str:
+    loops = [row for row in rows if "norms" in row["case"]]
+    norms = {(row["case"]["grid"], str(row["case"]["k"])): row["ratio"]["norms"] for row in rows if "k" in row["case"]}
+    sizes = sorted({int(k) for row in loops for k in row["seconds"]})
+
+    def cell(row: Row, k: str) -> str:
+        if k not in row["seconds"]:
+            return ""
+        time = _ratio(row["ratio"][k]) if k in row["ratio"] else _seconds(row["seconds"][k]["median"])
+        return f"{time}; {_ratio(norms[row['case']['grid'], k])}"
+
+    return _table(
+        ("grid", *(f"k = {k}" for k in sizes)),
+        ((row["case"]["grid"], *(cell(row, str(k)) for k in sizes)) for row in loops),
+    )
+
+
+def _precision(rows: Sequence[Row]) -> str:
+    def network(case: Row) -> str:
+        return f"{case['model']}{' zero_gamma' if case['zero_gamma'] else ''}, {case['images']} of {_sides(case)}"
+
+    return _table(
+        ("network, images", "float32", "bf16", "gradient, worst tensor", "rounded images alone"),
+        (
+            (
+                network(row["case"]),
+                _seconds(row["seconds"]["fp32"]["median"]),
+                _ratio(row["ratio"]["bf16"]),
+                f"{row['gradient_difference']['whole']:.1%}, {row['gradient_difference']['largest_of_a_tensor']:.0%}",
+                f"{row['gradient_difference']['images_rounded']:.1%}",
+            )
+            for row in rows
+        ),
+    )
+
+
+_TABLES = {"reduction": _reduction, "modes": _modes, "blocks": _blocks, "precision": _precision}
+
+
+def _machine(results: Mapping[str, Any]) -> str:
+    held = results["hardware"]
+    units = ", ".join(held["bf16_units"]) or "none"
+    return (
+        f"{results['date']}: {held['processor']}, {held['num_cores']} cores, {held['capability']}, bfloat16 units: {units}; "
+        f"torch {held['torch']}, one thread a process; load before: {held['load_before']}."
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _ratio(found: Mapping[str, float]) -> str:
+    return f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _sides(case: Row) -> str:
+    return "x".join(map(str, case["image"]))
+
+
+def _on(way: str) -> str:
+    """Turn `fast fp16 2` into words."""
+    name, processes = way.rsplit(" ", 1)
+    return f"{name} on {processes}"
