@@ -38,23 +38,26 @@ def run_processes(arguments: Sequence[str], num_processes: int) -> int:
         listener.listen(num_processes)
         listener.set_inheritable(True)
         port, descriptor = listener.getsockname()[1], listener.fileno()
-        children = [
-            subprocess.Popen(
-                [sys.executable, "-m", "widestep", *arguments],
-                env={**os.environ, **child_environment(process, num_processes, port, descriptor)},
-                pass_fds=(descriptor,) if process == 0 else (),
-                start_new_session=True,
-            )
-            for process in range(num_processes)
-        ]
-    forwarded: set[int] = set()
-    previous = {number: signal.signal(number, _forwarding(children, forwarded)) for number in FORWARDED}
-    try:
-        return _see_through(children, forwarded)
-    finally:
-        _end(children)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        children: list[subprocess.Popen[bytes]] = []
+        forwarded: set[int] = set()
+        previous = {number: signal.signal(number, _forwarding(children, forwarded)) for number in FORWARDED}
+        try:
+            for process in range(num_processes):
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "widestep", *arguments],
+                    env={**os.environ, **child_environment(process, num_processes, port, descriptor)},
+                    pass_fds=(descriptor,) if process == 0 else (),
+                    start_new_session=True,
+                )
+                children.append(child)
+                for number in tuple(forwarded):  # a signal that came while processes were being started
+                    child.send_signal(number)
+            listener.close()
+            return _see_through(children, forwarded)
+        finally:
+            _end(children)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _forwarding(children: Sequence["subprocess.Popen[bytes]"], forwarded: set[int]) -> "signal._HANDLER":
