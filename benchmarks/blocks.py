@@ -15,7 +15,9 @@ MODEL, IMAGE = "digits-resnet", (1, 8, 8)
 def run(quick: bool) -> list[Row]:
     """Measure on one process."""
     grids = ["8x1x4"] if quick else ["8x1x4", "8x1x32", "40x1x4", "40x1x32"]
-    return start(__name__, 1, {"grids": grids, "blocks": [1, 8] if quick else [1, 2, 4, 8], "rounds": 3 if quick else 11})
+    settings = {"grids": grids, "blocks": [1, 8] if quick else [1, 2, 4, 8], "rounds": 3 if quick else 11}
+    rows: list[Row] = start(__name__, 1, settings)
+    return rows
 
 
 def measure(world: World, settings: dict[str, Any]) -> list[Row]:

@@ -32,17 +32,16 @@ DEVIATION = (
 
 
 def run(quick: bool) -> list[Row]:
-    """Measure speed on 2 processes; compare weights on 2 processes, and of fast mode on 2 against 3."""
+    """Measure speed on 2 processes; compare weights on 2 processes, and (not if quick) of fast mode on 2 against 3."""
+    cases, checked = (DEVIATION[:1], [1, 3]) if quick else (DEVIATION, [1, 10, 100])
+    pairs = [(f"fast {how} 2", "reproducible 2") for how in COMPRESSIONS]
     with tempfile.TemporaryDirectory() as folder:
-        rest = {
-            "rounds": 3 if quick else 11,
-            "deviation": DEVIATION[:1] if quick else DEVIATION,
-            "checked": [1, 3] if quick else [1, 10, 100],
-            "folder": folder,
-        }
+        rest = {"rounds": 3 if quick else 11, "deviation": cases, "checked": checked, "folder": folder}
         rows = start(__name__, 2, {"speed": SPEED[:1] if quick else SPEED, **rest})
-        start(__name__, 3, {"speed": (), **rest})
-        return rows + [row for case in rest["deviation"] for row in _deviations(Path(folder), case, rest["checked"])]
+        if not quick:
+            start(__name__, 3, {"speed": (), **rest})
+            pairs.append(("fast none 2", "fast none 3"))
+        return [*rows, *(_deviation(Path(folder), case, checked, *pair) for case in cases for pair in pairs)]
 
 
 def measure(world: World, settings: dict[str, Any]) -> list[Row]:
@@ -86,19 +85,15 @@ def _save_weights(trainer: Trainer, checked: list[int], path: Path) -> None:
             np.save(f"{path} {step}.npy", trainer.weights())
 
 
-def _deviations(folder: Path, case: dict[str, Any], checked: list[int]) -> list[Row]:
+def _deviation(folder: Path, case: dict[str, Any], checked: list[int], one: str, other: str) -> Row:
     """Compare what `_save_weights` left: the norm of the difference over that of the weights, and over that of their way."""
 
-    def row(one: str, other: str) -> Row:
-        def weights(way: str, step: int) -> Any:
-            return np.load(folder / f"{case['model']} {way} {step}.npy").astype(np.float64)
+    def weights(way: str, step: int) -> Any:
+        return np.load(folder / f"{case['model']} {way} {step}.npy").astype(np.float64)
 
-        of_weights, of_way = {}, {}
-        for step in checked:
-            apart = np.linalg.norm(weights(one, step) - weights(other, step))
-            of_weights[str(step)] = float(apart / np.linalg.norm(weights(other, step)))
-            of_way[str(step)] = float(apart / np.linalg.norm(weights(other, step) - weights(other, 0)))
-        return {"case": {**case, "grid": GRID, "one": one, "other": other}, "of_weights": of_weights, "of_way": of_way}
-
-    pairs = [(f"fast {how} 2", "reproducible 2") for how in COMPRESSIONS] + [("fast none 2", "fast none 3")]
-    return [row(one, other) for one, other in pairs]
+    of_weights, of_way = {}, {}
+    for step in checked:
+        apart = np.linalg.norm(weights(one, step) - weights(other, step))
+        of_weights[str(step)] = float(apart / np.linalg.norm(weights(other, step)))
+        of_way[str(step)] = float(apart / np.linalg.norm(weights(other, step) - weights(other, 0)))
+    return {"case": {**case, "grid": GRID, "one": one, "other": other}, "of_weights": of_weights, "of_way": of_way}

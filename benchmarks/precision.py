@@ -23,7 +23,8 @@ CASES = (
 def run(quick: bool) -> list[Row]:
     """Measure on one process of one thread."""
     cases = [{**CASES[0], "images": 32, "rounds": 3}] if quick else CASES
-    return start(__name__, 1, {"cases": cases})
+    rows: list[Row] = start(__name__, 1, {"cases": cases})
+    return rows
 
 
 def measure(world: World, settings: dict[str, Any]) -> list[Row]:
@@ -35,7 +36,7 @@ def _compared(world: World, case: dict[str, Any]) -> Row:
     source = DrawnImages(tuple(case["image"]), case["images"])
     model = build_model(case["model"], num_classes=NUM_CLASSES, image_shape=source.facts.image_shape)
     model.initialise(0, 1, case["zero_gamma"])
-    images = source.training_images(*source.split(0))
+    images = source.evaluation_images(source.split(0).train)
     found: dict[str, list[Tensor]] = {}
 
     def differentiate(name: str, precision: str, images: Tensor) -> None:

@@ -4,6 +4,8 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,12 +41,12 @@ def measure(world: World, settings: dict[str, Any]) -> list[Row]:
 def _compared(world: World, length: int, rounds: int) -> Row:
     generator = torch.Generator().manual_seed(world.process)
     vector = torch.randn(length, generator=generator)
-    actions = {"all_reduce": lambda: dist.all_reduce(vector)}
+    actions: dict[str, Callable[[], object]] = {"all_reduce": partial(dist.all_reduce, vector)}
     for name, num_blocks in NUM_BLOCKS.items():
         placement = Placement(num_blocks, 1, world.num_processes)
         nodes = complete_subtrees(placement.blocks(world.process))
         sums = {node: torch.randn(length, generator=generator) for node in nodes}
-        actions[name] = lambda placement=placement, sums=sums: sum_over_processes(world, placement, sums, (length,))
+        actions[name] = partial(sum_over_processes, world, placement, sums, (length,))
     sent = {name: _bytes_of(action, world) for name, action in actions.items()}
     vector.zero_()  # summed in place again and again it would overflow
     case = {"processes": world.num_processes, "values": length}

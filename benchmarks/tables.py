@@ -20,13 +20,15 @@ def fill(document: str, results: Mapping[str, Any]) -> str:
     ValueError
         When a place is missing.
     """
-    texts = {name: tables(name, found["rows"]) for name, found in results["benchmarks"].items()}
+    texts = {name: tables(name, measured["rows"]) for name, measured in results["benchmarks"].items()}
     texts["machine"] = _machine(results)
     for name, text in texts.items():
-        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not place.search(document):
+        place = re.compile(rf"<!-- {name} -->\n(.*?)<!-- end -->", re.DOTALL)
+        found = place.search(document)
+        if found is None:
             raise ValueError(f"The document must have a place for {name}: <!-- {name} --> and <!-- end -->. It has none.")
-        document = place.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", document)
+        begin, end = found.span(1)
+        document = f"{document[:begin]}{text}\n{document[end:]}"
     return document
 
 
