@@ -18,8 +18,8 @@ from widestep.workers.reduce import sum_over_processes
 from widestep.workers.tree import complete_subtrees
 from widestep.workers.world import World
 
-NUM_BLOCKS = {"aligned": 8, "unaligned": 40}
-"""Blocks of workers. Of 8, each of 2 or 4 processes holds a complete subtree, one partial sum; of 40, two or three."""
+NUM_BLOCKS = (8, 40)
+"""Of 8 blocks of workers, each of 2 or 4 processes holds a complete subtree, one partial sum; of 40, two or three."""
 _SENT, _RETRANSMITTED = 200, 208  # offsets in struct tcp_info of <linux/tcp.h>
 
 
@@ -34,26 +34,30 @@ def run(quick: bool) -> list[Row]:
 
 
 def measure(world: World, settings: dict[str, Any]) -> list[Row]:
-    """Compare at every length."""
-    return [_compared(world, int(length), rounds) for length, rounds in settings["rounds"].items()]
+    """Compare at every length, one number of blocks after the other: training, too, sums the same again and again."""
+    return [
+        _compared(world, int(length), num_blocks, rounds)
+        for length, rounds in settings["rounds"].items()
+        for num_blocks in NUM_BLOCKS
+    ]
 
 
-def _compared(world: World, length: int, rounds: int) -> Row:
+def _compared(world: World, length: int, num_blocks: int, rounds: int) -> Row:
     generator = torch.Generator().manual_seed(world.process)
-    vector = torch.randn(length, generator=generator)
-    actions: dict[str, Callable[[], object]] = {"all_reduce": partial(dist.all_reduce, vector)}
-    for name, num_blocks in NUM_BLOCKS.items():
-        placement = Placement(num_blocks, 1, world.num_processes)
-        nodes = complete_subtrees(placement.blocks(world.process))
-        sums = {node: torch.randn(length, generator=generator) for node in nodes}
-        actions[name] = partial(sum_over_processes, world, placement, sums, (length,))
+    vector = torch.zeros(length)  # summed in place again and again, anything else would overflow
+    placement = Placement(num_blocks, 1, world.num_processes)
+    nodes = complete_subtrees(placement.blocks(world.process))
+    sums = {node: torch.randn(length, generator=generator) for node in nodes}
+    actions: dict[str, Callable[[], object]] = {
+        "all_reduce": partial(dist.all_reduce, vector),
+        "tree": partial(sum_over_processes, world, placement, sums, (length,)),
+    }
     sent = {name: _bytes_of(action, world) for name, action in actions.items()}
-    vector.zero_()  # summed in place again and again it would overflow
-    case = {"processes": world.num_processes, "values": length}
+    case = {"processes": world.num_processes, "values": length, "blocks": num_blocks}
     return compared(case, alternating(actions, rounds, world), bytes_per_process=sent)
 
 
-def _bytes_of(action: Any, world: World) -> float:
+def _bytes_of(action: Callable[[], object], world: World) -> float:
     """Return the bytes that an action sends, averaged over the processes."""
     world.part()
     before = torch.tensor([float(_bytes_sent())], dtype=torch.float64)

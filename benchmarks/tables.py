@@ -33,28 +33,28 @@ def fill(document: str, results: Mapping[str, Any]) -> str:
 
 
 def _reduction(rows: Sequence[Row]) -> str:
+    found = {(row["case"]["processes"], row["case"]["values"], row["case"]["blocks"]): row for row in rows}
+    blocks = list(dict.fromkeys(key[2] for key in found))
+
+    def line(processes: int, values: int) -> tuple[str, ...]:
+        held = [found[processes, values, number] for number in blocks]
+        sent = [held[0]["bytes_per_process"]["all_reduce"], *(row["bytes_per_process"]["tree"] for row in held)]
+        return (
+            str(processes),
+            f"{values:,}",
+            _seconds(held[0]["seconds"]["all_reduce"]["median"]),
+            *(_ratio(row["ratio"]["tree"]) for row in held),
+            " / ".join(f"{number / 1e6:.3g}" for number in sent),
+        )
+
     head = (
         "processes",
         "numbers",
         "all-reduce",
-        "tree, 8 blocks",
-        "tree, 40 blocks",
-        "MB a process sends: all-reduce / 8 / 40",
+        *(f"tree, {number} blocks" for number in blocks),
+        "MB a process sends (same order)",
     )
-    return _table(
-        head,
-        (
-            (
-                row["case"]["processes"],
-                f"{row['case']['values']:,}",
-                _seconds(row["seconds"]["all_reduce"]["median"]),
-                _ratio(row["ratio"]["aligned"]),
-                _ratio(row["ratio"]["unaligned"]),
-                " / ".join(f"{number / 1e6:.3g}" for number in row["bytes_per_process"].values()),
-            )
-            for row in rows
-        ),
-    )
+    return _table(head, (line(*key) for key in dict.fromkeys(key[:2] for key in found)))
 
 
 def _modes(rows: Sequence[Row]) -> str:

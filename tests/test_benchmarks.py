@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT, KEPT = ROOT / "docs" / "exactness.md", ROOT / "benchmarks" / "results" / "cpu.json"
-COMPARED = {"reduction": {"aligned", "unaligned"}, "modes": {"fast none", "fast fp16", "fast bf16"}, "precision": {"bf16"}}
+COMPARED = {"reduction": {"tree"}, "modes": {"fast none", "fast fp16", "fast bf16"}, "precision": {"bf16"}}
 
 
 @pytest.fixture
@@ -51,10 +51,12 @@ def test_every_benchmark_measures(benchmarks, tmp_path):
         ratios = [row["ratio"] for row in rows[name] if "ratio" in row]
         assert wanted == {key for ratio in ratios for key in ratio}
         assert all(0 < spread["low"] <= spread["median"] <= spread["high"] for ratio in ratios for spread in ratio.values())
-    [sent] = [row["bytes_per_process"] for row in rows["reduction"]]  # 100,000 numbers, 2 processes  # W2
-    assert sent["all_reduce"] == pytest.approx(400_000, rel=0.01)
-    assert sent["aligned"] == pytest.approx(400_000, rel=0.01)  # half of one partial sum, and half of the result
-    assert sent["unaligned"] == pytest.approx(700_000, rel=0.01)  # half of 2 or 3 partial sums, and half of the result
+    sent = {
+        row["case"]["blocks"]: row["bytes_per_process"] for row in rows["reduction"]
+    }  # 100,000 numbers, 2 processes  # W2
+    assert sent[8]["all_reduce"] == pytest.approx(400_000, rel=0.01)
+    assert sent[8]["tree"] == pytest.approx(400_000, rel=0.01)  # half of one partial sum, and half of the result
+    assert sent[40]["tree"] == pytest.approx(700_000, rel=0.01)  # half of 2 or 3 partial sums, and half of the result
 
     before = DOCUMENT.read_bytes()
     assert benchmarks("--render", out).returncode == 2
