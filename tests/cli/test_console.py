@@ -86,11 +86,13 @@ def test_a_log_has_a_line_every_thirty_seconds(session, clock):
     watcher.evaluated(PLAN, 30, Evaluation(800, 837, 0.1, 800 / 837))
     for step in range(1, 541):
         clock.seconds += 2.0
-        watcher.stepped(StepReport(PLAN, step, 0.25, 0.18, 16.0))
+        watcher.stepped(StepReport(PLAN, step, 0.25, 0.18, 16.0, 0.04))
     watcher.close()
     lines = stream.getvalue().splitlines()[num_first:]
     assert len(lines) == 540 * 2 / 30
-    assert lines[-1] == "ep 18.0/36 step 540/1,080 loss 0.2500 lr 0.18 val 95.58% 16 img/s elapsed 0:18:00 eta 0:18:00"
+    assert (
+        lines[-1] == "ep 18.0/36 step 540/1,080 loss 0.2500 lr 0.18 val 95.58% 16 img/s data 4% elapsed 0:18:00 eta 0:18:00"
+    )
     assert "\r" not in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
 
@@ -100,11 +102,11 @@ def test_the_last_step_is_always_said(session, clock):
     watcher = ConsoleWatcher(stream)
     watcher.started(session)
     clock.seconds += 3661.0
-    watcher.stepped(StepReport(PLAN, 1079, 0.25, 0.18, 16.0))
+    watcher.stepped(StepReport(PLAN, 1079, 0.25, 0.18, 16.0, 0.04))
     clock.seconds += 1.0
-    watcher.stepped(StepReport(PLAN, 1080, 0.125, 0.00018, 16.0))
+    watcher.stepped(StepReport(PLAN, 1080, 0.125, 0.00018, 16.0, 0.04))
     last = stream.getvalue().splitlines()[-1]
-    assert last == "ep 36.0/36 step 1,080/1,080 loss 0.1250 lr 0.00018 16 img/s elapsed 1:01:02 eta 0:00:00"
+    assert last == "ep 36.0/36 step 1,080/1,080 loss 0.1250 lr 0.00018 16 img/s data 4% elapsed 1:01:02 eta 0:00:00"
 
 
 def test_a_run_that_goes_on_counts_from_where_it_was(session, clock):
@@ -113,7 +115,7 @@ def test_a_run_that_goes_on_counts_from_where_it_was(session, clock):
     watcher = ConsoleWatcher(stream)
     watcher.started(session)
     clock.seconds += 30.0
-    watcher.stepped(StepReport(PLAN, 600, 0.25, 0.18, 16.0))
+    watcher.stepped(StepReport(PLAN, 600, 0.25, 0.18, 16.0, 0.04))
     assert stream.getvalue().splitlines()[-1].endswith("elapsed 0:00:30 eta 0:04:00")  # 60 steps took 30 s, 480 are left
 
 
@@ -129,7 +131,7 @@ def test_a_terminal_has_one_line_that_goes_away(session, clock):
     before = stream.getvalue()
     for step in range(1, 50):
         clock.seconds += 1.0
-        watcher.stepped(StepReport(PLAN, step, 0.25, 0.18, 16.0))
+        watcher.stepped(StepReport(PLAN, step, 0.25, 0.18, 16.0, 0.04))
     watcher.close()
     watcher.close()
     assert "step 49/1,080" in stream.getvalue()

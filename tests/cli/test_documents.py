@@ -6,7 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from widestep.cli.main import app
 from widestep.plan.recipe import Recipe
@@ -16,7 +18,7 @@ from widestep.study.study import changed, parse, source_text
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "data.md"]
 
 # What takes too long here, and the test that executes it, or the same on a smaller scale.
 ELSEWHERE = {
@@ -46,6 +48,12 @@ OF_A_RUN = [
     "widestep train --recipe digits --grid 40x1x8 --warmup 4ep --processes 2 --out runs/wide",
     "widestep eval runs/wide",
 ]
+OF_DATA = [
+    "widestep data check folder:PATH",
+    "widestep data pack folder:PATH OUT",
+    "widestep data bench packed:OUT --feed 3000",
+    "widestep bench --recipe poster --data packed:OUT --grid 1x1x32",
+]
 OF_A_STUDY = [
     "widestep study run poster-digits --seeds 6 --out studies/quick",
     "widestep study status studies/quick",
@@ -71,7 +79,7 @@ def test_it_is_short():
 
 
 def test_every_command_is_executed_by_a_test():
-    assert sorted(commands(README)) == sorted([*ELSEWHERE, *HERE, *OF_A_RUN, *OF_A_STUDY])
+    assert sorted(commands(README)) == sorted([*ELSEWHERE, *HERE, *OF_A_RUN, *OF_DATA, *OF_A_STUDY])
 
 
 @pytest.mark.parametrize("name", sorted({*ELSEWHERE.values()}))
@@ -133,14 +141,43 @@ def test_the_commands_of_a_study(say, empty, fake, monkeypatch):
     assert [record["claim"] for record in json.loads(findings)] == ["a", "b", "c", "d", "e", "b-iter"]
 
 
+def photographs(root):
+    """Two classes of 40 small photographs to train on and 3 to validate."""
+    for part, number in (("train", 40), ("val", 3)):
+        for label, step in (("cat", 3), ("dog", 5)):
+            (root / part / label).mkdir(parents=True)
+            for image in range(number):
+                pixels = np.add.outer(np.arange(40) * step, np.arange(36 + image) * 2)[:, :, None] % 256
+                picture = Image.fromarray(np.repeat(pixels, 3, axis=2).astype(np.uint8))
+                picture.save(root / part / label / f"{image}.JPEG")
+
+
+def test_the_commands_of_data(say, empty, monkeypatch):
+    """As they stand but for the size of the network, the images and the time."""
+    photographs(empty / "photos")
+    check, pack, load, train = (
+        line.removeprefix("widestep ").replace("PATH", str(empty / "photos")).replace("OUT", str(empty / "packed"))
+        for line in OF_DATA
+    )
+    found = say(check)
+    assert (found.code, found.lines[0]) == (0, f"data       folder:{empty}/photos: 80 training and 6 validation images")
+    assert found.lines[-1] == "damaged    0"
+    assert "86 images" in say(pack).stdout
+    found = say(f"{load} --seconds 0.2 --threads 1")
+    assert found.code == 0
+    assert re.fullmatch(r"cores      [\d,]+ to feed 3,000 images/s", found.lines[-1])
+    found = say(f"{train} --seconds 0.2 --model cifar-resnet20 --image-size 32 --epochs 4st --device cpu")
+    assert (found.code, found.lines[0]) == (0, "recipe     poster: cifar-resnet20, 1x1x32, 32 images a step")
+    shares = [int(share) for share in re.findall(r"(\d+) %", found.lines[3])]
+    assert len(shares) == 3
+    assert abs(sum(shares) - 100) <= 1
+    assert sorted(path.name for path in empty.iterdir()) == ["packed", "photos"]
+
+
 def test_the_options_for_photographs(say, empty):
     """The command itself trains ResNet-50; its plan shows that every option is one."""
-    (line,) = [line for line in commands(README) if "folder:PATH" in line]
-    for part, number in (("train", 40), ("val", 3)):
-        for label in ("cat", "dog"):
-            (empty / "photos" / part / label).mkdir(parents=True)
-            for image in range(number):
-                (empty / "photos" / part / label / f"{image}.JPEG").write_bytes(b"\xff\xd8")
+    (line,) = [line for line in commands(README) if line.startswith("widestep train") and "folder:PATH" in line]
+    photographs(empty / "photos")
     words = line.replace("folder:PATH", f"folder:{empty / 'photos'}").removeprefix("widestep ")
     found = say(f"{words} --dry-run")
     assert (found.code, found.stderr) == (0, "")
@@ -173,7 +210,7 @@ def test_every_command_that_is_named_exists(path):
     assert named
     for first, *rest in named:
         assert first in list(app), first
-        if first in ("study", "recipes") and rest and not rest[0].startswith("-"):
+        if first in ("study", "recipes", "data") and rest and not rest[0].startswith("-"):
             assert rest[0] in list(app[first]), rest
 
 

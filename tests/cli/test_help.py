@@ -23,7 +23,7 @@ def all_commands(parent=app, path=()):
 
 
 COMMANDS = all_commands()
-GROUPS = [("study",), ("recipes",)]
+GROUPS = [("study",), ("data",), ("recipes",)]
 LEAVES = [command for command in COMMANDS if command not in GROUPS]
 
 
@@ -42,8 +42,12 @@ def examples(text):
 def test_these_are_all_commands():
     names = {" ".join(command) for command in COMMANDS}
     study = {f"study {name}" for name in ("run", "plan", "status", "retry", "work")}
+    data = {f"data {name}" for name in ("check", "pack", "order", "bench")}
     recipes = {f"recipes {name}" for name in ("list", "show", "explain", "fields")}
-    assert names == {"train", "eval", "lr", "verify", "diff", "report", "study", "recipes"} | study | recipes
+    assert (
+        names
+        == {"train", "eval", "lr", "verify", "diff", "bench", "report", "study", "data", "recipes"} | study | data | recipes
+    )
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -102,7 +106,7 @@ def test_a_list_of_commands_has_a_line_each(say, command):
         assert len(line.strip("│ ").split(None, 1)[1]) > 10
 
 
-@pytest.mark.parametrize("words", ["", "study", "recipes"])
+@pytest.mark.parametrize("words", ["", "study", "data", "recipes"])
 def test_a_command_alone_helps(say, words):
     found = say(words)
     assert found.code == 0

@@ -9,6 +9,7 @@ from PIL import Image
 
 from widestep.data.augment import Augmentation
 from widestep.data.facts import describe
+from widestep.data.loading import Loading
 from widestep.data.source import open_source
 from widestep.errors import UsageError
 
@@ -49,7 +50,7 @@ def opened(spec):
     sources = []
 
     def open_with(augment="none", num_threads=0):
-        sources.append(open_source(spec, augment=augment, num_threads=num_threads, **options(spec)))
+        sources.append(open_source(spec, augment=augment, loading=Loading(num_threads=num_threads), **options(spec)))
         return sources[-1]
 
     yield open_with
@@ -69,7 +70,7 @@ def test_planning_sees_what_training_gets(spec, opened):
     assert (len(split.train), len(split.val)) == (facts.num_train, facts.num_val)
     assert len(source.labels) == facts.num_train + facts.num_val
     assert sorted(set(source.labels.tolist())) == list(range(facts.num_classes))
-    assert source.evaluation_images(split.val[:3]).shape == (3, *facts.image_shape)
+    assert source.evaluation_images(split.val[:3]).result().shape == (3, *facts.image_shape)
 
 
 def test_no_image_both_trains_and_validates(opened):
@@ -82,31 +83,31 @@ def test_no_image_both_trains_and_validates(opened):
 def test_an_image_is_a_function_of_its_id_and_key(spec, opened):  # D3
     for augment in augmentations(spec):
         ids = opened().split(0).train[:6]
-        images = opened(augment).training_images(ids, keys_of(ids))
+        images = opened(augment).training_images(ids, keys_of(ids)).result()
         assert images.dtype == torch.float32
         assert torch.isfinite(images).all()
-        backwards = opened(augment, num_threads=2).training_images(ids[::-1].copy(), keys_of(ids[::-1]))
+        backwards = opened(augment, num_threads=2).training_images(ids[::-1].copy(), keys_of(ids[::-1])).result()
         assert torch.equal(images.flip(0), backwards)
-        alone = torch.cat([opened(augment).training_images(ids[n : n + 1], keys_of(ids[n : n + 1])) for n in range(6)])
-        assert torch.equal(images, alone)
+        each = (opened(augment).training_images(ids[n : n + 1], keys_of(ids[n : n + 1])) for n in range(6))
+        assert torch.equal(images, torch.cat([image.result() for image in each]))
 
 
 def test_a_key_changes_an_image_exactly_when_it_is_augmented(spec, opened):
     for augment in augmentations(spec):
         ids = opened().split(0).train[:6]
-        one, other = (opened(augment).training_images(ids, keys_of(ids) + np.uint64(shift)) for shift in (0, 1))
+        one, other = (opened(augment).training_images(ids, keys_of(ids) + np.uint64(shift)).result() for shift in (0, 1))
         assert torch.equal(one, other) == (augment == "none")
 
 
 def test_evaluation_is_never_augmented(spec, opened):
     for augment in augmentations(spec):
         ids = opened().split(0).val[:4]
-        assert torch.equal(opened(augment).evaluation_images(ids), opened().evaluation_images(ids))
+        assert torch.equal(opened(augment).evaluation_images(ids).result(), opened().evaluation_images(ids).result())
 
 
 def test_images_are_normalised(opened):
     source = opened()
-    images = source.evaluation_images(source.split(0).train)
+    images = source.evaluation_images(source.split(0).train).result()
     assert abs(images.mean()) < 1.5
     assert 0.3 < images.std() < 3
 
@@ -115,4 +116,4 @@ def test_published_counts_have_no_images():
     facts = describe("imagenet")
     assert (facts.num_train, facts.num_val, facts.num_classes) == (1_281_167, 50_000, 1_000)
     with pytest.raises(UsageError, match="Use folder:PATH"):
-        open_source("imagenet", augment="none", image_size=None, train_images=None, num_threads=0)
+        open_source("imagenet")

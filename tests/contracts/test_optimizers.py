@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from widestep.data.loading import Computed, Images
 from widestep.data.source import open_source
 from widestep.models.build import build_model
 from widestep.models.stacked import Role, parameter_roles
@@ -279,17 +280,20 @@ class Spoilt:
     """The digits, of which one turns into NaN while `spoilt` is true."""
 
     def __init__(self) -> None:
-        self._source = open_source("digits", augment="none", image_size=None, train_images=200, num_threads=0)
+        self._source = open_source("digits", augment="none", train_images=200)
         self.spoilt = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
-    def training_images(self, ids: Any, keys: Any) -> Tensor:
-        images = self._source.training_images(ids, keys)
-        if self.spoilt:
-            images[0] = float("nan")
-        return images
+    def training_images(self, ids: Any, keys: Any) -> Images:
+        def images() -> Tensor:
+            found = self._source.training_images(ids, keys).result()
+            if self.spoilt:
+                found[0] = float("nan")
+            return found
+
+        return Computed(images)
 
 
 class Ready:

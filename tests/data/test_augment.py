@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from widestep.data.augment import CropDraws, crop_boxes, crop_draws, shift_flip
+from widestep.data.augment import Box, CropDraws, crop_box, crop_draws, shift_draws
 from widestep.plan.randomness import Stream, uniforms_of_keys
 
 KEYS = Stream(3, "augment").keys(np.arange(4000), 0)
@@ -30,26 +30,41 @@ def inception_box(uniforms, width, height):
     return [(width - w) // 2, (height - h) // 2, w, h]
 
 
+def vectorised_boxes(draws, widths, heights):
+    """The same definition for M images at once, in numpy: (left, top, width, height), shape (M, 4)."""
+    sizes = np.stack([widths, heights], axis=1).astype(np.int64)
+    areas = sizes.prod(axis=1, keepdims=True) * draws.shares
+    tries = np.rint(np.sqrt(np.stack([areas * draws.aspects, areas / draws.aspects], axis=1))).astype(np.int64)
+    fits = ((tries > 0) & (tries <= sizes[:, :, None])).all(axis=1)
+    first = np.take_along_axis(tries, fits.argmax(axis=1)[:, None, None], axis=2)[:, :, 0]
+    fallback = np.minimum(sizes, np.rint(sizes[:, ::-1] * 4 / 3).astype(np.int64))
+    found = fits.any(axis=1)[:, None]
+    boxes = np.where(found, first, fallback)
+    slack = sizes - boxes
+    place = np.stack([draws.across, draws.down], axis=1)
+    corners = np.where(found, np.floor(place * (slack + 1)).astype(np.int64), slack // 2)
+    return np.concatenate([corners, boxes], axis=1)
+
+
 @given(keys_of_images, st.integers(1, 6000), st.integers(1, 6000))
 def test_boxes_equal_the_definition(keys, width, height):
-    boxes = crop_boxes(crop_draws(keys), np.full(len(keys), width), np.full(len(keys), height))
-    expected = [inception_box(row, width, height) for row in uniforms_of_keys(keys, 23)]
-    assert boxes.tolist() == expected
+    draws = crop_draws(keys)
+    for position, uniforms in enumerate(uniforms_of_keys(keys, 23)):
+        assert list(crop_box(draws, position, width, height)) == inception_box(uniforms, width, height)
 
 
-def test_boxes_of_images_of_different_sizes():
-    """# D3: the same box alone and among others."""
+def test_boxes_equal_those_of_arrays():
+    """# D3: the box of an image alone is the one it has in arithmetic over all images."""
     generator = np.random.default_rng(0)
-    widths, heights = generator.integers(1, 900, (2, 500))
-    draws = crop_draws(KEYS[:500])
-    together = crop_boxes(draws, widths, heights)
-    alone = [crop_boxes(draws.image(m), widths[m : m + 1], heights[m : m + 1])[0] for m in range(500)]
-    assert np.array_equal(together, alone)
-    expected = [
-        inception_box(row, int(width), int(height))
-        for row, width, height in zip(uniforms_of_keys(KEYS[:500], 23), widths, heights, strict=True)
-    ]
-    assert together.tolist() == expected
+    widths, heights = generator.integers(1, 900, (2, len(KEYS)))
+    draws = crop_draws(KEYS)
+    boxes = [crop_box(draws, m, int(widths[m]), int(heights[m])) for m in range(len(KEYS))]
+    assert vectorised_boxes(draws, widths, heights).tolist() == [list(box) for box in boxes]
+
+
+def test_box_is_made_of_integers():
+    """Not of numpy's, whose arithmetic is slow and may overflow."""
+    assert [type(value) for value in crop_box(crop_draws(KEYS[:1]), 0, 500, 375)] == [int] * 4
 
 
 def by_hand(share, aspect, across=0.5, down=0.5):
@@ -61,21 +76,21 @@ def by_hand(share, aspect, across=0.5, down=0.5):
     ("draws", "size", "box"),
     [
         # sqrt(100 * 80 / 2) = 63.2; 38 places across, 18 down.
-        (by_hand(0.5, 1.0), (100, 80), [19, 9, 63, 63]),
-        (by_hand(0.5, 1.0, across=0.0, down=1 - 2**-53), (100, 80), [0, 17, 63, 63]),
-        (by_hand(1.0, 1.0), (64, 64), [0, 0, 64, 64]),
+        (by_hand(0.5, 1.0), (100, 80), (19, 9, 63, 63)),
+        (by_hand(0.5, 1.0, across=0.0, down=1 - 2**-53), (100, 80), (0, 17, 63, 63)),
+        (by_hand(1.0, 1.0), (64, 64), (0, 0, 64, 64)),
         # Ten squares of side 316 do not fit: the centre of aspect 4/3, 133 wide, or 3/4, 133 high.
-        (by_hand(1.0, 1.0), (1000, 100), [433, 0, 133, 100]),
-        (by_hand(1.0, 1.0), (100, 1000), [0, 433, 100, 133]),
+        (by_hand(1.0, 1.0), (1000, 100), (433, 0, 133, 100)),
+        (by_hand(1.0, 1.0), (100, 1000), (0, 433, 100, 133)),
         # 109 wide does not fit, and 100:90 is within 3/4..4/3: all of it.
-        (by_hand(1.0, 4 / 3), (100, 90), [0, 0, 100, 90]),
+        (by_hand(1.0, 4 / 3), (100, 90), (0, 0, 100, 90)),
         # sqrt(0.08) rounds to nothing: a box has at least one pixel.
-        (by_hand(0.08, 1.0), (1, 1), [0, 0, 1, 1]),
+        (by_hand(0.08, 1.0), (1, 1), (0, 0, 1, 1)),
     ],
 )
 def test_boxes_by_hand(draws, size, box):
     width, height = size
-    assert crop_boxes(draws, np.array([width]), np.array([height])).tolist() == [box]
+    assert crop_box(draws, 0, width, height) == Box(*box)
 
 
 def test_first_box_that_fits_is_taken():
@@ -83,7 +98,7 @@ def test_first_box_that_fits_is_taken():
     shares[0, 4:] = [0.16, 0.09, 0.09, 0.09, 0.09, 0.09]
     draws = CropDraws(np.array([False]), np.array([0.0]), np.array([0.0]), shares, aspects)
     # 400 x 100: the full area would be 200 x 200; 0.16 of it is 80 x 80.
-    assert crop_boxes(draws, np.array([400]), np.array([100])).tolist() == [[0, 0, 80, 80]]
+    assert crop_box(draws, 0, 400, 100) == Box(left=0, top=0, width=80, height=80)
 
 
 def test_law_of_shares_and_aspects():
@@ -104,32 +119,27 @@ def test_aspects_are_exact_to_the_last_bits():
     np.testing.assert_allclose(crop_draws(KEYS[:200]).aspects, expected, rtol=4e-16)
 
 
-@given(keys_of_images, st.integers(1, 40), st.integers(1, 40))
-def test_shifts_by_hand(keys, height, width):
-    rows, columns = shift_flip(keys, height, width)
+@given(keys_of_images)
+def test_shifts_by_hand(keys):
+    shifts = shift_draws(keys)
     for m, (flip, across, down) in enumerate(uniforms_of_keys(keys, 3)):
-        left, top = int(across * 9), int(down * 9)
-        assert rows[m].tolist() == list(range(top, top + height))
-        expected = list(range(left, left + width))
-        assert columns[m].tolist() == (expected[::-1] if flip < 0.5 else expected)
+        assert (shifts.flip[m], shifts.across[m], shifts.down[m]) == (flip < 0.5, int(across * 9), int(down * 9))
 
 
 def test_law_of_shifts():
-    rows, columns = shift_flip(KEYS, 8, 8)
-    for first in (rows[:, 0], columns.min(axis=1)):
-        counts = np.bincount(first)
+    flip, down, across = shift_draws(KEYS)
+    for offsets in (down, across):
+        counts = np.bincount(offsets)
         assert len(counts) == 9
         assert stats.chisquare(counts).pvalue > 1e-3
-    flipped = columns[:, 0] > columns[:, 1]
-    assert stats.binomtest(int(flipped.sum()), len(KEYS)).pvalue > 1e-3
-    assert abs(np.corrcoef(rows[:, 0], columns.min(axis=1))[0, 1]) < 0.06
+    assert stats.binomtest(int(flip.sum()), len(KEYS)).pvalue > 1e-3
+    assert abs(np.corrcoef(down, across)[0, 1]) < 0.06
+    assert abs(np.corrcoef(down, flip)[0, 1]) < 0.06
 
 
-def test_no_image_depends_on_the_others():
+@pytest.mark.parametrize("draw", [shift_draws, crop_draws])
+def test_no_image_depends_on_the_others(draw):
     """# D3"""
-    together, alone = shift_flip(KEYS[:50], 8, 8), [shift_flip(KEYS[m : m + 1], 8, 8) for m in range(50)]
-    assert np.array_equal(together.rows, np.concatenate([one.rows for one in alone]))
-    assert np.array_equal(together.columns, np.concatenate([one.columns for one in alone]))
-    many, one = crop_draws(KEYS[:50]), crop_draws(KEYS[49:50])
-    for mine, theirs in zip(many.image(49), one, strict=True):
-        assert np.array_equal(mine, theirs)
+    together, alone = draw(KEYS[:50]), [draw(KEYS[m : m + 1]) for m in range(50)]
+    for field, values in enumerate(together):
+        assert np.array_equal(values, np.concatenate([one[field] for one in alone]))

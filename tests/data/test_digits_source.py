@@ -9,7 +9,7 @@ from widestep.plan.randomness import Stream, uniforms_of_keys
 
 
 def opened(augment: str = "none", train_images: int | None = None):
-    return open_source("digits", augment=augment, image_size=None, train_images=train_images, num_threads=0)
+    return open_source("digits", augment=augment, train_images=train_images)
 
 
 def keys_of(ids, epoch: int = 0):
@@ -18,7 +18,7 @@ def keys_of(ids, epoch: int = 0):
 
 def test_images_are_normalised():
     source = opened()
-    images = source.evaluation_images(np.arange(1797))
+    images = source.evaluation_images(np.arange(1797)).result()
     assert images.shape == (1797, 1, 8, 8)
     assert images.dtype == torch.float32
     assert abs(images.double().mean()) < 1e-6
@@ -31,8 +31,8 @@ def test_images_are_normalised():
 
 def test_training_images_without_augmentation():
     source, ids = opened(), np.array([5, 1796, 0, 5])
-    images = source.training_images(ids, keys_of(ids))
-    assert torch.equal(images, source.evaluation_images(ids))
+    images = source.training_images(ids, keys_of(ids)).result()
+    assert torch.equal(images, source.evaluation_images(ids).result())
     assert torch.equal(images[0], images[3])
     pixels = digits.load().pixels[ids].astype(np.float64)
     np.testing.assert_allclose(images[:, 0], (pixels - 4.884165) / 6.016788, rtol=1e-6)
@@ -41,7 +41,7 @@ def test_training_images_without_augmentation():
 def test_shift_flip_by_hand():
     """Every output pixel is the pixel of the old image it came from, or paper outside."""
     source, ids = opened("shift-flip"), np.arange(40)
-    images = source.training_images(ids, keys_of(ids))
+    images = source.training_images(ids, keys_of(ids)).result()
     expected = np.zeros((40, 8, 8))
     for m, (flip, across, down) in enumerate(uniforms_of_keys(keys_of(ids), 3)):
         for y in range(8):
@@ -57,29 +57,29 @@ def test_augmentation_depends_on_the_key_alone():
     """# D3"""
     source, ids = opened("shift-flip"), np.arange(100, 160)
     keys = keys_of(ids)
-    together = source.training_images(ids, keys)
+    together = source.training_images(ids, keys).result()
     order = np.random.default_rng(0).permutation(60)
-    assert torch.equal(source.training_images(ids[order], keys[order]), together[torch.from_numpy(order)])
-    alone = torch.cat([source.training_images(ids[m : m + 1], keys[m : m + 1]) for m in range(60)])
+    assert torch.equal(source.training_images(ids[order], keys[order]).result(), together[torch.from_numpy(order)])
+    alone = torch.cat([source.training_images(ids[m : m + 1], keys[m : m + 1]).result() for m in range(60)])
     assert torch.equal(alone, together)
-    assert not torch.equal(source.training_images(ids, keys_of(ids, epoch=1)), together)
+    assert not torch.equal(source.training_images(ids, keys_of(ids, epoch=1)).result(), together)
 
 
 @pytest.mark.parametrize("augment", ["none", "shift-flip"])
 def test_any_array_of_ids_is_taken(augment):
     """Slices with steps, other integers and read-only arrays, without a warning."""
     source, ids = opened(augment), np.arange(30)
-    expected = source.training_images(ids[1::3].copy(), keys_of(ids[1::3]))
+    expected = source.training_images(ids[1::3].copy(), keys_of(ids[1::3])).result()
     frozen = ids[1::3].copy()
     frozen.setflags(write=False)
     for form in (ids[1::3], ids[1::3].astype(np.int32), frozen):
-        assert torch.equal(source.training_images(form, keys_of(form)), expected)
+        assert torch.equal(source.training_images(form, keys_of(form)).result(), expected)
 
 
 def test_batches_do_not_share_memory():
     source = opened()
-    source.training_images(np.arange(3), keys_of(range(3))).zero_()
-    assert source.evaluation_images(np.arange(3)).abs().sum() > 0
+    source.training_images(np.arange(3), keys_of(range(3))).result().zero_()
+    assert source.evaluation_images(np.arange(3)).result().abs().sum() > 0
 
 
 def test_split():

@@ -95,5 +95,18 @@ def test_missing_folder(tmp_path):
 
 
 def test_planning_does_not_import_torch():
-    code = "import sys, widestep.data.facts, widestep.data.layout, widestep.data.augment; print('torch' in sys.modules)"
+    code = (
+        "import sys, widestep.data.facts, widestep.data.stores.layout, widestep.data.augment; print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "image_size"),
+    [([(32, 32)] * 3, 32), ([(64, 64)], 64), ([(65, 65)], 224), ([(32, 30)], 224), ([(32, 32), (33, 33)], 224)],
+)
+def test_small_squares_of_one_size_keep_it(tree, picture, encoded, sizes, image_size):
+    images = {f"train/{label}/{n}.png": encoded(picture(*size), "PNG") for label in "ab" for n, size in enumerate(sizes)}
+    root = tree({**images, "val/a/1.png": b"", "train/b/9.jpg": b"no image: training will say so"})
+    assert describe(f"folder:{root}").image_shape == (3, image_size, image_size)
+    assert describe(f"folder:{root}", image_size=48).image_shape == (3, 48, 48)

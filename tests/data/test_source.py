@@ -1,11 +1,12 @@
 import pytest
 
+from widestep.data.loading import Loading
 from widestep.data.source import open_source
 from widestep.errors import DataError, UsageError
 
 
-def opened(spec: str, augment: str = "none", image_size=None, train_images=None, num_threads: int = 0):
-    return open_source(spec, augment=augment, image_size=image_size, train_images=train_images, num_threads=num_threads)
+def opened(spec: str, num_threads: int = 0, **options):
+    return open_source(spec, loading=Loading(num_threads=num_threads), **options)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ def opened(spec: str, augment: str = "none", image_size=None, train_images=None,
         ({"spec": "digits", "num_threads": -1}, "0 or more. Got -1"),
         ({"spec": "digits", "train_images": 9}, "Got train_images = 9"),
         ({"spec": "digits", "image_size": 32}, "image_size = 32"),
+        ({"spec": "digits", "evaluation_resize": 8}, "evaluation_resize = 8"),
         ({"spec": "imagenet"}, "folder:PATH"),
         ({"spec": "imagnet"}, "perhaps you meant 'imagenet'"),
         ({"spec": "folder:x", "train_images": 10}, "own training images"),

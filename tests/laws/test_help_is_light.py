@@ -13,15 +13,17 @@ SOURCE = Path(widestep.__file__).parent
 PACKAGES = ("plan", "records", "study", "report")
 MODULES = [
     *(f"widestep.{package}.{path.stem}" for package in PACKAGES for path in sorted((SOURCE / package).glob("[!_]*.py"))),
-    *("widestep.files", "widestep.errors", "widestep.data.facts", "widestep.data.layout", "widestep.workers.launched"),
-    *("widestep.workers.launcher", "widestep.cli.main", "widestep.cli.options"),
+    *(f"widestep.data.stores.{path.stem}" for path in sorted((SOURCE / "data" / "stores").glob("[!_]*.py"))),
+    *("widestep.files", "widestep.errors", "widestep.data.facts", "widestep.workers.launched", "widestep.workers.launcher"),
+    *("widestep.cli.main", "widestep.cli.options", "widestep.cli.data"),
 ]
-HELP = ("", "train", "eval", "lr", "verify", "report", "study", "recipes")
-STUDY, RECIPES = ("run", "plan", "status", "retry", "work"), ("list", "show", "fields")
+HELP = ("", "train", "eval", "lr", "verify", "report", "study", "data", "recipes")
+STUDY, DATA, RECIPES = ("run", "plan", "status", "retry", "work"), ("check", "pack", "order"), ("list", "show", "fields")
 COMMANDS = [
     "--version",
     *(f"{name} --help".strip() for name in HELP),
     *(f"study {name} --help" for name in STUDY),
+    *(f"data {name} --help" for name in DATA),
     *(f"recipes {name} --help" for name in RECIPES),
     *("recipes list", "recipes show poster", "recipes fields"),
     *("lr --recipe poster --json", "train --recipe digits --dry-run"),

@@ -110,6 +110,23 @@ RECIPES = {
         {"model": "cifar-resnet20", "grid": "1x3x4", "train_images": 96, "epochs": "8st", "workers_per_forward": 2},
         (2,),
     ),
+    "channels last, bfloat16, images of a worker in several passes, AdaScale, dropout": (
+        {
+            "model": "cifar-resnet20",  # channels last by itself
+            "grid": "1x3x7",
+            "train_images": 94,
+            "tail": "short",  # 10 images in the last step: workers have 4, 3 and 3, passes 3 at most
+            "epochs": "30st",
+            "workers_per_forward": 1,
+            "images_per_forward": 3,
+            "precision": "bf16",
+            "dropout": 0.1,
+            "scaling": "adascale",
+            "reference_batch": "none",
+            "optimizer": "lars-tf",
+        },
+        (2,),
+    ),
 }
 
 

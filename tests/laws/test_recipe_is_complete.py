@@ -9,6 +9,7 @@ OTHER = {
     "data": "imagenet",
     "train_images": "100",
     "image_size": "8",
+    "evaluation_resize": "256",
     "augment": "shift-flip",
     "model": "resnet50",
     "dropout": "0.1",
@@ -57,8 +58,11 @@ OTHER = {
     "batchnorm_images": "4096",
     "workers_per_forward": "2",
     "worker_norms": "true",
+    "images_per_forward": "8",  # all images of a worker, in other words
     "precision": "bf16",
     "tf32": "true",
+    "memory_format": "contiguous",  # what auto is here, in other words
+    "compile": "reduce-overhead",
     "mode": "fast",
     "compression": "bf16",
     "stack": "12",

@@ -75,6 +75,11 @@ from widestep.plan.runplan import RunPlan
         ("batchnorm=sync batchnorm_running=pooled workers_per_forward=3 worker_ramp=3ep:8", ""),
         ("grid=1x1x8 batchnorm=sync workers_per_forward=4", "batchnorm workers_per_forward"),
         ("workers_per_forward=2", ""),
+        ("images_per_forward=8", "images_per_forward"),
+        ("images_per_forward=7", ""),
+        ("memory_format=contiguous", "memory_format"),
+        ("memory_format=channels_last", ""),
+        ("memory_format=channels_last model=resnet18", "memory_format"),
     ],
 )
 def test_by_hand(settings, found):

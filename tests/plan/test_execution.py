@@ -15,6 +15,7 @@ ALTERNATIVES = {
     "processes": "3",
     "device": "cpu",
     "loader_threads": "0",
+    "gib_in_memory": "0.5",
     "checkpoint_every": "200st",
     "log_every": "10",
     "tensorboard": "false",

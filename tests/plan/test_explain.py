@@ -43,7 +43,7 @@ def test_the_poster():
         "batchnorm": "local: over the 128 images of each worker. Running statistics move by 0.1 a step; evaluation uses the "
         "mean of the workers' running statistics.",
         "evaluation": "Every epoch and at the end, 90 time(s): every image once.",
-        "arithmetic": "reproducible, fp32, 1 worker(s) a forward pass.",
+        "arithmetic": "reproducible, fp32, 1 worker(s) a forward pass, channels last.",
     }
 
 
@@ -138,6 +138,7 @@ def test_the_fields_that_reasons_are_for():
         ({"val_images": "100"}, "evaluation", "each of 100 images spread over all once."),
         ({"precision": "bf16", "tf32": "true", "stack": "4"}, "arithmetic", "reproducible, bf16 with TF32, 4 worker(s)"),
         ({"precision": "bf16", "stack": "4"}, "arithmetic", "stacks of 4."),
+        ({"memory_format": "channels_last", "compile": "default"}, "arithmetic", "pass, channels last, compiled (default)."),
         ({"mode": "fast", "compression": "fp16"}, "arithmetic", "forward pass, gradients exchanged as fp16."),
         ({"augment": "shift-flip"}, "data", "digits-resnet trains on 960 images (digits), changed at random by shift-flip."),
         ({"epochs": "34560im"}, "length", "34,560 images = 1,080 steps, 30 an epoch; "),
@@ -145,6 +146,21 @@ def test_the_fields_that_reasons_are_for():
 )  # fmt: skip
 def test_by_hand(changes, topic, part):
     assert part in explained("digits", changes)[topic]
+
+
+@pytest.mark.parametrize(
+    ("most", "topic", "part"),
+    [
+        (3, "arithmetic", "fp32, 3 forward passes a worker, at most 3 images each."),
+        (3, "batchnorm", "local: over the 2 to 3 images of each of the 3 forward passes of a worker."),
+        (4, "batchnorm", "local: over the 4 images of each of the 2 forward passes of a worker."),
+        (8, "batchnorm", "local: over the 8 images of each worker."),
+        (8, "arithmetic", "fp32, 1 worker(s) a forward pass."),
+    ],
+)
+def test_passes_of_a_worker(most, topic, part):
+    """Workers of 8 images."""
+    assert part in explained("digits", {"workers_per_forward": "1", "images_per_forward": most})[topic]
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,9 @@ class AskedByAnotherThread(DataOrder):
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        if name == "_cached" and value is not None and not self.asking:
+        if name == "_newest" and value and not self.asking:
             self.asking = True
-            self.epoch(1 - value[0])
+            self.epoch(1 - value[-1][0])
             self.asking = False
 
 

@@ -17,6 +17,7 @@ ALTERNATIVES = {
     "data": "imagenet",
     "train_images": 960,
     "image_size": 8,
+    "evaluation_resize": 256,
     "augment": "shift-flip",
     "model": "resnet50",
     "dropout": 0.1,
@@ -65,8 +66,11 @@ ALTERNATIVES = {
     "batchnorm_images": 8191,
     "workers_per_forward": 2,
     "worker_norms": True,
+    "images_per_forward": 8,  # all images of a worker, in other words
     "precision": "bf16",
     "tf32": True,
+    "memory_format": "contiguous",  # what auto is here, in other words
+    "compile": "default",
     "mode": "fast",
     "compression": "fp16",
     "stack": 2,
@@ -122,11 +126,11 @@ def test_runs_of_a_stack_compute_the_workers_norms_or_none_does():
 
 
 SHARED_BY_A_STACK = {  # data and images, the network's computation, the length and the rhythm of training
-    *("data", "train_images", "image_size", "augment", "tail", "grid", "worker_ramp", "epochs"),
+    *("data", "train_images", "image_size", "evaluation_resize", "augment", "tail", "grid", "worker_ramp", "epochs"),
     *("evaluate_every", "images_per_evaluation", "val_images", "evaluation"),
     *("model", "dropout", "label_smoothing", "workers_per_forward", "worker_norms"),
     *("batchnorm", "batchnorm_momentum", "batchnorm_running", "batchnorm_recompute", "batchnorm_images"),
-    *("precision", "tf32", "mode", "compression", "stack", "threads"),
+    *("images_per_forward", "precision", "tf32", "memory_format", "compile", "mode", "compression", "stack", "threads"),
 }
 
 
@@ -219,6 +223,16 @@ def test_differences_name_both_values():
         ({"mode": "fast", "scaling": "adascale"}, "AdaScale, worker_norms and batchnorm = sync need mode = reproducible."),
         ({"mode": "fast", "worker_norms": "true"}, "AdaScale, worker_norms and batchnorm = sync need mode = reproducible."),
         ({"mode": "fast", "batchnorm": "sync"}, "AdaScale, worker_norms and batchnorm = sync need mode = reproducible."),
+        (
+            {"images_per_forward": "4", "workers_per_forward": "2"},
+            "it needs workers_per_forward = 1 and batchnorm = local. Got 2 and local; leave images_per_forward out",
+        ),
+        ({"images_per_forward": "4", "batchnorm": "group:2"}, "and batchnorm = local. Got 1 and group:2; leave images_per"),
+        ({"compile": "max-autotune"}, "use compile = default or reduce-overhead, or mode = fast."),
+        (
+            {"compile": "reduce-overhead", "worker_norms": "true", "workers_per_forward": "2"},
+            "set workers_per_forward to 1, or compile to none. Got 2 and reduce-overhead.",
+        ),
         ({"compression": "fp16"}, "only fast mode may. Got compression = fp16 with mode = reproducible."),
         (
             {"base_lr": "1e308", "grid": "1x1x1", "worker_ramp": "1ep:10"},
@@ -248,6 +262,49 @@ def test_the_same_is_refused_when_built_directly():
         Recipe(lr_decay="exponential")
 
 
+def test_what_may_be_compiled():
+    Recipe(compile="max-autotune", mode="fast")
+    Recipe(compile="reduce-overhead", workers_per_forward=4, stack=3)
+    Recipe(compile="default", scaling="adascale")
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_passes_are_consecutive_and_as_equal_as_can_be(num_images, most):
+    passes = Recipe(images_per_forward=most).passes_of(num_images)
+    assert [image for one in passes for image in one] == list(range(num_images))
+    sizes = [len(one) for one in passes]
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
+    assert len(passes) == math.ceil(num_images / most)  # not one more than there must be
+
+
+def test_without_a_limit_there_is_one_pass():
+    assert Recipe().passes_of(4096) == [range(4096)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        ("model=resnet50", True),
+        ("model=resnet18 precision=bf16", True),
+        ("model=cifar-resnet20", True),
+        ("model=digits-resnet", False),
+        ("model=resnet50.py:Net", False),  # a model of one's own may rely on planes
+        ("model=resnet50 stack=2", False),
+        ("model=resnet50 workers_per_forward=2", False),
+        ("model=resnet50 workers_per_forward=2 grid=1x1x8", True),  # there is but one worker
+        ("model=resnet50 workers_per_forward=2 grid=1x1x8 worker_ramp=2ep:4", False),
+        ("model=resnet50 batchnorm=group:2", True),  # one group a pass
+        ("model=resnet50 batchnorm=group:2 workers_per_forward=3", False),
+        ("model=resnet50 batchnorm=sync workers_per_forward=3", True),
+        ("model=resnet50 memory_format=contiguous", False),
+        ("model=digits-resnet stack=2 memory_format=channels_last", True),
+    ],
+)
+def test_where_channels_are_last(settings, last):
+    assert recipes.changed(Recipe(), dict(setting.split("=") for setting in settings.split())).channels_last == last
+
+
 def durations(positive: bool) -> st.SearchStrategy[str]:
     whole = st.builds("{}{}".format, st.integers(int(positive), 10**6), st.sampled_from(["ep", "st", "im", ""]))
     return st.one_of(whole, st.builds("{}.{:06d}ep".format, st.integers(int(positive), 999), st.integers(0, 999_999)))
@@ -269,6 +326,7 @@ STRATEGIES = {
     "data": st.one_of(st.text(), st.text(st.characters(categories=["Cc", "Zs", "Po"]))),
     "train_images": st.none() | st.integers(1),
     "image_size": st.none() | st.integers(1, 10**9),
+    "evaluation_resize": st.none() | st.integers(1, 10**9),
     "augment": choice("augment"),
     "model": st.text(),
     "dropout": floats(0, 1, exclude_max=True),
@@ -317,8 +375,11 @@ STRATEGIES = {
     "batchnorm_images": st.integers(1, 10**9),
     "workers_per_forward": st.integers(1, 10**9),
     "worker_norms": st.booleans(),
+    "images_per_forward": st.none() | st.integers(1, 10**9),
     "precision": choice("precision"),
     "tf32": st.booleans(),
+    "memory_format": choice("memory_format"),
+    "compile": choice("compile"),
     "mode": choice("mode"),
     "compression": choice("compression"),
     "stack": st.integers(1, 1024),
@@ -354,6 +415,13 @@ def random_recipes(draw: st.DrawFn) -> Recipe:
         values["mode"] = "reproducible"
     if values.get("mode") != "fast":
         values.pop("compression", None)
+    if values.get("images_per_forward") is not None:
+        values["workers_per_forward"], values["batchnorm"] = 1, "local"
+    has_norms = values.get("scaling") == "adascale" or values.get("worker_norms")
+    if values.get("compile", "none") != "none" and has_norms:
+        values["workers_per_forward"] = 1
+    if values.get("compile") == "max-autotune" and values.get("mode") != "fast":
+        values["compile"] = "default"
     return Recipe(**values)
 
 

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 from typing import get_args
 
 import numpy as np
@@ -264,6 +265,17 @@ def test_the_images_of_a_step(seed):
     changed = plan(num_train=1_030, seed=seed)
     assert (changed.position(25).epoch, changed.position(25).step_in_epoch) == (2, 5)
     assert changed.ids_at(25).tolist() == Stream(seed, "order").permutation(1_030, 2)[500:600].tolist()
+
+
+@given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 100_000))
+def test_epochs_are_counted_with_one_rounding(num_images: int, num_workers: int, step: int) -> None:
+    """As the exact fraction: two epochs of one grid, then those of another."""
+    assume(num_images >= 2 * num_workers)
+    grids = (WorkerGrid.parse(f"1x{num_workers}x1"), WorkerGrid.parse("1x2x1"))
+    changed = RunPlan(Recipe(grid=grids[0], worker_ramp="2ep:2", epochs="5ep", warmup="0"), num_images)
+    first, later = (num_images // grid.global_batch for grid in grids)
+    exact = Fraction(step, first) if step < 2 * first else 2 + Fraction(step - 2 * first, later)
+    assert changed.epochs_after(step) == float(exact)
 
 
 def test_where_epochs_end():

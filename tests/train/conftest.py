@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from widestep.cli.console import SilentWatcher
+from widestep.data.loading import Computed, Images
 from widestep.data.source import open_source
 from widestep.data.split import stratified_split
 from widestep.plan.execution import Execution
@@ -164,7 +165,7 @@ class Digits:
     """The 200 training images of a seed, in the order of its epochs, and the others; straight from the definitions."""
 
     def __init__(self) -> None:
-        self.source = open_source("digits", augment="none", image_size=None, train_images=200, num_threads=0)
+        self.source = open_source("digits", augment="none", train_images=200)
 
     def epoch(self, number: int, seed: int = 0) -> list[int]:
         train = stratified_split(self.source.labels.numpy(), 200, seed).train
@@ -182,7 +183,7 @@ class Digits:
         return val if wanted is None else [val[number * len(val) // wanted] for number in range(wanted)]
 
     def images(self, ids: Sequence[int]) -> Tensor:
-        return self.source.evaluation_images(np.array(ids)).double()
+        return self.source.evaluation_images(np.array(ids)).result().double()
 
     def labels(self, ids: Sequence[int]) -> Tensor:
         return self.source.labels[torch.tensor(ids)]
@@ -316,10 +317,13 @@ class Damaged:
         self._source, self.damaged, self.factor = source, -1, 1.0
         self.facts, self.labels, self.split = source.facts, source.labels, source.split
 
-    def training_images(self, ids: Any, keys: Any) -> Tensor:
-        images: Tensor = self._source.training_images(ids, keys)
-        images[torch.from_numpy(np.asarray(ids) == self.damaged)] *= self.factor
-        return images
+    def training_images(self, ids: Any, keys: Any) -> Images:
+        def images() -> Tensor:
+            found: Tensor = self._source.training_images(ids, keys).result()
+            found[torch.from_numpy(np.asarray(ids) == self.damaged)] *= self.factor
+            return found
+
+        return Computed(images)
 
 
 @pytest.fixture

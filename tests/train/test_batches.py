@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from widestep.data.facts import DataFacts, digits_facts
+from widestep.data.loading import Computed, Images
 from widestep.data.source import open_source
 from widestep.data.split import Split, stratified_split
 from widestep.plan.randomness import Stream
@@ -35,12 +36,15 @@ class Numbered:
     def split(self, seed: int) -> Split:
         return Split(np.arange(100 * (seed + 1), 100 * (seed + 1) + self.num_train), np.arange(10))
 
-    def training_images(self, ids: NDArray[np.int64], keys: NDArray[np.uint64]) -> Tensor:
-        for image, key in zip(ids.tolist(), keys.tolist(), strict=True):
-            self.keys.setdefault(image, set()).add(key)
-        return torch.from_numpy(np.stack([ids, -ids], 1)).float()[:, :, None, None]
+    def training_images(self, ids: NDArray[np.int64], keys: NDArray[np.uint64]) -> Images:
+        def images() -> Tensor:
+            for image, key in zip(ids.tolist(), keys.tolist(), strict=True):
+                self.keys.setdefault(image, set()).add(key)
+            return torch.from_numpy(np.stack([ids, -ids], 1)).float()[:, :, None, None]
 
-    def evaluation_images(self, ids: NDArray[np.int64]) -> Tensor:
+        return Computed(images)
+
+    def evaluation_images(self, ids: NDArray[np.int64]) -> Images:
         raise AssertionError("training asks for training images")
 
     def close(self) -> None:
@@ -265,11 +269,107 @@ def test_a_users_own_random_numbers_have_a_seed_for_every_block() -> None:  # D4
     assert next(iter(found.at(2)(range(1, 2)))).seed == seeds[2, 1]
 
 
+def test_the_images_of_a_worker_are_cut_into_passes() -> None:  # B2
+    """53 images, 5 workers of 7: the only step of 35; and with a short second step of 18, which is 4, 4, 4, 3, 3."""
+    fields = {"grid": "1x5x7", "tail": "short"}
+    whole, _ = batches(53, **fields)
+    cut, _ = batches(53, **fields, images_per_forward=3)
+    sizes = {}
+    for step in (0, 1):
+        for worker in range(5):
+            workers = range(worker, worker + 1)
+            (expected,), parts = whole.at(step)(workers), list(cut.again(step)(workers))
+            assert torch.cat([part.images for part in parts]).equal(expected.images)
+            assert torch.cat([part.labels for part in parts]).equal(expected.labels)
+            assert all(part.groups == expected.groups == workers for part in parts)
+            assert [part.share for part in parts] == [len(part.labels) / len(expected.labels) for part in parts]
+            sizes[step, worker] = [len(part.labels) for part in parts]
+    assert sizes[0, 0] == [2, 2, 3]
+    assert [sizes[1, worker] for worker in (0, 3)] == [[2, 2], [3]]
+
+
+def test_passes_of_a_worker_have_random_numbers_of_their_own() -> None:  # D4
+    """Those of the first are those of the worker."""
+    whole, _ = batches(grid="1x5x8", seeds=(3,))
+    cut, _ = batches(grid="1x5x8", seeds=(3,), images_per_forward=3)
+    workers = range(2, 3)
+    (expected,), parts = whole.at(0)(workers), list(cut.at(0)(workers))
+    assert len(parts) == 3
+    assert (parts[0].seed, dropout_keys(parts[0])) == (expected.seed, dropout_keys(expected))
+    assert len({part.seed for part in parts}) == 3
+    drawn = [key for part in parts for layer in (0, 1) for keys in dropout_keys(part, layer).values() for key in keys]
+    assert len(set(drawn)) == 6
+
+
 def test_digits_arrive_as_they_are(small: Callable[..., Recipe]) -> None:
     """The whole way from the recipe to the pixels of one worker."""
-    source = open_source("digits", augment="none", image_size=None, train_images=200, num_threads=0)
+    source = open_source("digits", augment="none", train_images=200)
     (block,) = Batches(source, [RunPlan(small(seed=3), 200)], CPU).at(7)(range(2, 3))
     train = stratified_split(source.labels.numpy(), 200, seed=3).train
     ids = train[Stream(3, "order").permutation(200, 1)[32:64][2::4]]
-    assert block.images.equal(source.evaluation_images(ids))
+    assert block.images.equal(source.evaluation_images(ids).result())
     assert block.labels[:, 0].equal(source.labels[torch.from_numpy(ids)])
+
+
+class Remembering(Numbered):
+    """Images that remember in which order they were asked for and waited for."""
+
+    def __init__(self, num_train: int) -> None:
+        super().__init__(num_train)
+        self.asked: list[tuple[int, ...]] = []
+
+    def training_images(self, ids: NDArray[np.int64], keys: NDArray[np.uint64]) -> Images:
+        self.asked.append(tuple(ids.tolist()))
+        return super().training_images(ids, keys)
+
+
+def remembering(process: int = 0, num_processes: int = 1, **fields: Any) -> tuple[Batches, Remembering, RunPlan]:
+    source, plan = Remembering(53), RunPlan(changed(Recipe(), fields), 53)
+    return Batches(source, [plan], CPU, num_processes, process), source, plan
+
+
+def own_blocks(found: Batches, plan: RunPlan, process: int, first: int = 0) -> list[tuple[int, range]]:
+    steps = range(first, plan.total_steps)
+    placements = {step: found.placement(step) for step in steps}
+    return [(step, placements[step].workers(block)) for step in steps for block in placements[step].blocks(process)]
+
+
+@pytest.mark.parametrize(("process", "num_processes"), [(0, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("fields", [{"tail": "short"}, {"tail": "drop", "worker_ramp": "2ep:6"}], ids=["short", "ramp"])
+def test_images_are_asked_for_once_in_the_order_of_training(
+    process: int, num_processes: int, fields: dict[str, Any]
+) -> None:  # D1, D6
+    found, source, plan = remembering(process, num_processes, grid="1x5x4", epochs="4", **fields)
+    _, reference, _ = remembering(grid="1x5x4", epochs="4", **fields)
+    expected = Batches(reference, [plan], CPU, num_processes, process)
+    for step, workers in own_blocks(found, plan, process):
+        blocks, others = list(found.at(step)(workers)), list(expected.again(step)(workers))
+        assert [block.groups for block in blocks] == [block.groups for block in others]
+        for block, other in zip(blocks, others, strict=True):
+            assert torch.equal(block.images, other.images)
+            assert torch.equal(block.labels, other.labels)
+            assert block.seed == other.seed
+    assert source.asked == reference.asked  # nothing of other processes, nothing twice, nothing after the end
+
+
+def test_the_next_blocks_are_loading_meanwhile() -> None:
+    """Five workers of 4 images: at least two blocks and 256 images ahead, 64 blocks in all after the one at hand."""
+    found, source, plan = remembering(grid="1x5x4", epochs="40")
+    blocks = own_blocks(found, plan, 0)
+    for place in range(30):
+        step, workers = blocks[place]
+        next(iter(found.at(step)(workers)))
+        assert len(source.asked) == place + 1 + 64
+
+
+def test_images_may_be_asked_for_out_of_turn() -> None:
+    found, source, plan = remembering(grid="1x5x4", epochs="3")
+    blocks = own_blocks(found, plan, 0)
+    step, workers = blocks[0]
+    first = next(iter(found.at(step)(workers)))
+    before = len(source.asked)
+    assert torch.equal(next(iter(found.again(step)(workers))).images, first.images)
+    assert len(source.asked) == before + 1
+    for step, workers in (blocks[1], blocks[7], blocks[2]):  # on, then a jump ahead, then back
+        block, other = next(iter(found.at(step)(workers))), next(iter(found.again(step)(workers)))
+        assert torch.equal(block.images, other.images)

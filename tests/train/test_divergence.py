@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from widestep.data.loading import Computed, Images
 from widestep.models.build import build_model
 from widestep.plan.randomness import Stream
 from widestep.plan.recipe import Recipe
@@ -61,20 +62,20 @@ class WithDamage:
         self.facts, self.labels = source.facts, source.labels
         self.split, self.evaluation_images, self.close = source.split, source.evaluation_images, source.close
 
-    def training_images(self, ids: Any, keys: Any) -> torch.Tensor:
-        images = self._source.training_images(ids, keys)
+    def training_images(self, ids: Any, keys: Any) -> Images:
+        images = self._source.training_images(ids, keys).result()
         images[torch.from_numpy(np.asarray(ids) == self._damaged)] *= self._factor
-        return images
+        return Computed(lambda: images)
 
 
 @pytest.fixture
 def damage(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
     """Let an image be damaged in the runs to come."""
-    opened = session.open_source
+    opened = session.open_recipe_data
 
     def arrange(image: int, factor: float) -> None:
         monkeypatch.setattr(
-            session, "open_source", lambda *spec, **options: WithDamage(opened(*spec, **options), image, factor)
+            session, "open_recipe_data", lambda *spec, **options: WithDamage(opened(*spec, **options), image, factor)
         )
 
     return arrange

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def source() -> Any:
-    return open_source("digits", augment="none", image_size=None, train_images=960, num_threads=0)
+    return open_source("digits", augment="none", train_images=960)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def judged(model: StackedModel, source: Any, val_ids: Any) -> list[tuple[list[bo
     for slot in range(NUM_SLOTS):
         for name, view in (exact.slot_parameters(0) | exact.slot_statistics(0)).items():
             view.copy_((model.slot_parameters(slot) | model.slot_statistics(slot))[name])
-        logits = exact(source.evaluation_images(val_ids[slot]).double())[:, 0].detach().tolist()
+        logits = exact(source.evaluation_images(val_ids[slot]).result().double())[:, 0].detach().tolist()
         labels = source.labels[torch.from_numpy(val_ids[slot])].tolist()
         right = [max(range(10), key=row.__getitem__) == label for row, label in zip(logits, labels, strict=True)]
         losses = [
@@ -223,7 +223,7 @@ def test_bfloat16_is_torchs_autocast(source: Any, tmp_path: Path) -> None:
     theirs = space["Net"](10, (1, 8, 8)).eval()
     theirs.load_state_dict({**adapted.slot_parameters(0), **adapted.slot_statistics(0)}, strict=False)
     ids = source.split(0).val
-    images, labels = source.evaluation_images(ids), source.labels[torch.from_numpy(ids)]
+    images, labels = source.evaluation_images(ids).result(), source.labels[torch.from_numpy(ids)]
     with torch.no_grad():
         exact = theirs(images)
         with torch.autocast("cpu", torch.bfloat16):

@@ -32,13 +32,13 @@ def final(directory: Path) -> dict[str, Tensor]:
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The parameters before every step of the runs to come."""
     seen: list[dict[str, Tensor]] = []
-    original = loop.take_step
+    original = loop.gradients_of
 
-    def take_step(states: Any, *arguments: Any) -> Any:
+    def gradients_of(states: Any, *arguments: Any) -> Any:
         seen.append({name: tensor.detach().clone() for name, tensor in states[0].parameters.items()})
         return original(states, *arguments)
 
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(loop, "gradients_of", gradients_of)
     return seen
 
 

@@ -33,7 +33,7 @@ def test_clipping_shortens_the_averaged_gradient_before_decay(
     assert clips == (norm > limit)
     before = run.weights()
     record = run.step(0)
-    assert record.applied.clip == pytest.approx(factor, rel=1e-6)
+    assert record.clip == pytest.approx(factor, rel=1e-6)
     assert record.statistics.gradient_norm == pytest.approx(norm, rel=1e-6)  # what is recorded is not clipped
     torch.testing.assert_close(run.weights(), before - 0.05 * (factor * gradient + 0.3 * before), rtol=0, atol=3e-7)
 

@@ -56,13 +56,13 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         reduce.dist.all_to_all_single, reduce._all_gather = self._all_to_all, self._all_gather
 
-    def all_to_all(self, received: torch.Tensor, sent: torch.Tensor, counts: list[int], to: list[int]) -> None:
+    def all_to_all(self, received: torch.Tensor, sent: torch.Tensor, counts: list[int], to: list[int], group: Any) -> None:
         self.num_bytes += sent.element_size() * (sum(to) - to[self.world.process])
-        self._all_to_all(received, sent, counts, to)
+        self._all_to_all(received, sent, counts, to, group=group)
 
-    def all_gather(self, whole: torch.Tensor, mine: torch.Tensor) -> None:
+    def all_gather(self, whole: torch.Tensor, mine: torch.Tensor, group: Any) -> None:
         self.num_bytes += mine.element_size() * mine.numel() * (self.world.num_processes - 1)
-        self._all_gather(whole, mine)
+        self._all_gather(whole, mine, group=group)
 
 
 def stop_seen(world: World, num_workers: int, asked: int) -> bool:

@@ -10,6 +10,7 @@ from widestep.errors import EnvironmentFault
 from widestep.workers.blocks import ForwardPass
 from widestep.workers.engine import GradientEngine, StepGradients
 from widestep.workers.placement import Placement
+from widestep.workers.tree import sum_leaves
 from widestep.workers.world import World
 
 Make = Callable[..., Any]
@@ -210,18 +211,20 @@ def test_blocks_give_the_same_bytes_wherever_they_are_computed(
 ) -> None:  # W2
     """Every process by turns in this one; the exchange itself is tested with real processes."""
     model, batch = digits_model(dtype=torch.float32), global_batch(53, 12, dtype=torch.float32)
-    partial_sums: dict[Any, torch.Tensor] = {}
+    partial_sums: dict[Any, Any] = {}
 
     class Part(World):
         def merged(self, values: torch.Tensor) -> torch.Tensor:
             return values
 
-    def collect(world: World, placement: Placement, mine: Any, shape: Any) -> torch.Tensor:
+    def collect(leaves: Any) -> Any:
+        mine = sum_leaves(leaves)
         partial_sums.update(mine)
-        return torch.zeros(shape)
+        return mine
 
     expected = gradients_of(model, batch, per_block=2)
-    monkeypatch.setattr("widestep.workers.engine.sum_over_processes", collect)
+    monkeypatch.setattr("widestep.workers.engine.sum_leaves", collect)
+    monkeypatch.setattr("widestep.workers.engine.sum_over_processes", lambda *given: torch.zeros(given[-1]))
     for process in range(num_processes):
         world = Part()
         world.process, world.num_processes = process, num_processes

@@ -74,10 +74,11 @@ class ConsoleWatcher:
         line = (
             f"ep {report.plan.epochs_after(report.step):.1f}/{report.plan.num_epochs} step {report.step:,}/"
             f"{report.plan.total_steps:,} loss {report.loss:.4f} lr {report.lr:.4g}{self._accuracy} "
-            f"{report.images_per_second:,.0f} img/s elapsed {_clock(elapsed)} eta {_clock(remaining)}"
+            f"{report.images_per_second:,.0f} img/s data {100 * report.data_share:.0f}% "
+            f"{'' if self._live else f'elapsed {_clock(elapsed)} '}eta {_clock(remaining)}"
         )
         if self._live is not None:
-            self._live.update(Text(line), refresh=True)
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
         else:
             self._say(line)
 

@@ -31,6 +31,7 @@ app.command(
     help="Prove for your recipe, here, that processes and a kill change no byte.",
 )
 app.command("widestep.cli.diff:diff", name="diff", help="Compare two runs to the byte, or two recipes in words.")
+app.command("widestep.cli.bench:bench", name="bench", help="Measure how fast a recipe trains here, and what limits it.")
 app.command("widestep.cli.report:report", name="report", help="Make the page, figures and findings of a study or of runs.")
 
 study = App(name="study", help="Answer a question with many runs: plan, run, look, retry.")
@@ -43,6 +44,16 @@ for name, purpose in (
 ):
     study.command(f"widestep.cli.study:{name}", name=name, help=purpose)
 app.command(study)
+
+data = App(name="data", help="Look at a data set, pack it so that it loads fast, and see its order.")
+for name, purpose in (
+    ("check", "Decode every image; list what is damaged."),
+    ("pack", "Write a data set as a few large files that load fast."),
+    ("order", "Say which images every worker takes at a step."),
+):
+    data.command(f"widestep.cli.data:{name}_", name=name, help=purpose)
+data.command("widestep.cli.data_bench:bench_", name="bench", help="Measure how fast it loads here, and what limits it.")
+app.command(data)
 
 recipes = App(name="recipes", help="List, show and explain named recipes and their fields.")
 for name, purpose in (

@@ -1,11 +1,15 @@
 """The random part of augmentation: from the 64-bit key of an image to where it is cropped and whether it is flipped.
 
-Everything is a pure function of the keys (statement D3), for any number of images at once; an image gets the same
-parameters alone as among thousands. Only operations that IEEE 754 rounds exactly are used (+ - * / and square root), so
-that the parameters are the same on every machine; libraries differ in the last bit of `exp`.
+Everything is a pure function of the keys (statement D3); an image gets the same parameters alone as among thousands. Only
+operations that IEEE 754 rounds exactly are used (+ - * / and square root), so that the parameters are the same on every
+machine; libraries differ in the last bit of `exp`.
+
+Draws are made for whole batches, because hashing many keys at once is cheap; boxes one by one, because they need the size of
+an image, which is known when the image has been opened.
 """
 
-from typing import Any, Literal, NamedTuple
+from math import sqrt
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +25,27 @@ NUM_TRIES = 10
 _LOG_LARGEST_ASPECT = 0.2876820724517809  # log(4/3); the smallest aspect is 3/4 = exp of minus this
 
 
-class ShiftFlip(NamedTuple):
-    """Rows (M, H) and columns (M, W) of the padded image that image m is made of, int64; columns fall when flipped."""
+class Box(NamedTuple):
+    """A rectangle of whole pixels in an image."""
 
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
+    left: int
+    top: int
+    width: int
+    height: int
 
 
-def shift_flip(keys: U64, height: int, width: int) -> ShiftFlip:
+class Shifts(NamedTuple):
+    """Of M images: whether each is flipped, and the first row and column of the padded image that it keeps.
+
+    `flip` (M,) bool; `down` and `across` (M,), int64, 0..8. The image is cut out first and then flipped.
+    """
+
+    flip: NDArray[np.bool_]
+    down: NDArray[np.int64]
+    across: NDArray[np.int64]
+
+
+def shift_draws(keys: U64) -> Shifts:
     """Pad by 4 pixels on every side, crop back to the old size at a random place, flip left to right half the time.
 
     The usual recipe for images of 32x32 pixels (He, Zhang, Ren, Sun: arXiv 1512.03385, section 4.2). Of the uniforms of
@@ -38,18 +55,14 @@ def shift_flip(keys: U64, height: int, width: int) -> ShiftFlip:
     ----------
     keys
         One key an image, shape (M,).
-    height, width
-        Of the images before padding.
     """
     draws = uniforms_of_keys(keys, 3)
     offsets = np.floor(draws[:, 1:] * (2 * PADDING + 1)).astype(np.int64)
-    across = np.arange(width)
-    columns = np.where(draws[:, :1] < 0.5, across[::-1], across)
-    return ShiftFlip(offsets[:, 1:] + np.arange(height), offsets[:, :1] + columns)
+    return Shifts(draws[:, 0] < 0.5, offsets[:, 1], offsets[:, 0])
 
 
 class CropDraws(NamedTuple):
-    """What `crop_boxes` needs, before the size of the image is known.
+    """What `crop_box` needs, before the size of the image is known.
 
     `flip` (M,) bool; `across` and `down` (M,), uniform in [0, 1); `shares` (M, 10), of the image's area; `aspects`
     (M, 10), width / height.
@@ -60,11 +73,6 @@ class CropDraws(NamedTuple):
     down: NDArray[np.float64]
     shares: NDArray[np.float64]
     aspects: NDArray[np.float64]
-
-    def image(self, position: int) -> "CropDraws":
-        """Return the draws of one image, as arrays of one entry."""
-        here = slice(position, position + 1)
-        return CropDraws(self.flip[here], self.across[here], self.down[here], self.shares[here], self.aspects[here])
 
 
 def crop_draws(keys: U64) -> CropDraws:
@@ -84,7 +92,7 @@ def crop_draws(keys: U64) -> CropDraws:
     return CropDraws(draws[:, 0] < 0.5, draws[:, 1], draws[:, 2], shares, aspects)
 
 
-def crop_boxes(draws: CropDraws, widths: NDArray[Any], heights: NDArray[Any]) -> NDArray[np.int64]:
+def crop_box(draws: CropDraws, position: int, width: int, height: int) -> Box:
     """Choose the box that a random resized crop cuts out (Szegedy et al., arXiv 1409.4842, section 6).
 
     As torchvision's RandomResizedCrop: the first of ten boxes that fits in the image, its sides round(sqrt(area * share
@@ -95,25 +103,21 @@ def crop_boxes(draws: CropDraws, widths: NDArray[Any], heights: NDArray[Any]) ->
     ----------
     draws
         From `crop_draws`, of M images.
-    widths, heights
-        Sizes of the images in pixels, shape (M,).
-
-    Returns
-    -------
-    (left, top, width, height) in pixels, int64, shape (M, 4).
+    position
+        Which of the M.
+    width, height
+        Size of the image in pixels.
     """
-    sizes = np.stack([widths, heights], axis=1).astype(np.int64)
-    areas = sizes.prod(axis=1, keepdims=True) * draws.shares
-    tries = np.rint(np.sqrt(np.stack([areas * draws.aspects, areas / draws.aspects], axis=1))).astype(np.int64)
-    fits = ((tries > 0) & (tries <= sizes[:, :, None])).all(axis=1)
-    first = np.take_along_axis(tries, fits.argmax(axis=1)[:, None, None], axis=2)[:, :, 0]
-    fallback = np.minimum(sizes, np.rint(sizes[:, ::-1] * 4 / 3).astype(np.int64))
-    found = fits.any(axis=1)[:, None]
-    boxes = np.where(found, first, fallback)
-    slack = sizes - boxes
-    place = np.stack([draws.across, draws.down], axis=1)
-    corners = np.where(found, np.floor(place * (slack + 1)).astype(np.int64), slack // 2)
-    return np.concatenate([corners, boxes], axis=1)
+    for attempt in range(NUM_TRIES):
+        area = width * height * draws.shares.item(position, attempt)
+        aspect = draws.aspects.item(position, attempt)
+        across, down = round(sqrt(area * aspect)), round(sqrt(area / aspect))
+        if 0 < across <= width and 0 < down <= height:
+            left = int(draws.across.item(position) * (width - across + 1))
+            top = int(draws.down.item(position) * (height - down + 1))
+            return Box(left, top, across, down)
+    across, down = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return Box((width - across) // 2, (height - down) // 2, across, down)
 
 
 def _exp(exponents: NDArray[np.float64]) -> NDArray[np.float64]:

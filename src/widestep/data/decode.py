@@ -1,79 +1,192 @@
-"""Image files to pixels: never a guess, either the image or an error that names the file.
+"""Encoded images to pixels: never a guess, either the image or an error that names it.
 
 Plain JPEG is decoded by libjpeg-turbo in strict mode, at full size and with its accurate transforms. Everything else
 (PNG, WebP, BMP, CMYK JPEG, whatever the file is called) goes through Pillow. The orientation in EXIF is not applied, as
 in torchvision's ImageFolder; transparency is dropped and grey becomes three equal channels.
+
+A crop needs only a part of an image. Where that is faster only a part is decoded, and its pixels are always exactly those
+that decoding everything and cutting would give.
 """
 
 import io
-import os
 import struct
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from widestep.data.augment import Box
+from widestep.data.jpeg_regions import decode_region
+from widestep.data.jpeg_rows import find_layout, only_rows, without_rows_below
+from widestep.data.stores.store import ImageStore, Pixels
 from widestep.errors import DataError
 
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
-
-Pixels = NDArray[np.uint8]
-"""An image, uint8, shape (height, width, 3), red first."""
+_SMALLEST_IN_PARTS = 128 * 128  # pixels; below, decoding everything is the fastest (measured)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
-def read_image(path: str | os.PathLike[str]) -> Pixels:
-    """Read an image file as red, green and blue.
+class UndecodableError(ValueError):
+    """An image does not decode; the message says why, in words that fit behind "it does not:"."""
+
+
+@contextmanager
+def explaining(store: ImageStore, image: int) -> Iterator[None]:
+    """Within this, an image of the store that does not decode becomes a DataError that names it."""
+    try:
+        yield
+    except UndecodableError as error:
+        raise DataError(
+            f"Every image must decode. {store.name(image)!r} does not: {error}. Replace or remove it."
+        ) from error
+
+
+class Picture(ABC):
+    """An image of which the header has been read.
+
+    Attributes
+    ----------
+    width, height
+        In pixels.
+    uses_pillow
+        Whether it goes through Pillow, which is slower.
+    """
+
+    uses_pillow = False
+
+    def __init__(self, width: int, height: int) -> None:
+        _check_size(width, height)
+        self.width = width
+        self.height = height
+
+    def decode(self, box: Box | None = None, *, trusted: bool = False) -> Pixels:
+        """Return the pixels of the image, or of a box in it, shape (height, width, 3).
+
+        When a box of a JPEG with a restart marker after every row of blocks is asked for, damage outside those rows is not
+        seen: packed data sets have checksums, and `widestep data check` decodes everything.
+
+        Parameters
+        ----------
+        box
+            Which part; it must lie in the image.
+        trusted
+            Whether all of this image has been decoded before, so that damage need not be looked for again. Changes no
+            pixel of a sound image.
+
+        Raises
+        ------
+        UndecodableError
+            When the data are damaged (cut short, or they do not decode) or have more than 8 bits a channel.
+        """
+        try:
+            if box is None or (box.width, box.height) == (self.width, self.height):
+                return self._whole()
+            return self._part(box, trusted)
+        except _DAMAGE as error:
+            raise UndecodableError(_reason(error)) from error
+
+    @abstractmethod
+    def _whole(self) -> Pixels: ...
+
+    def _part(self, box: Box, trusted: bool) -> Pixels:
+        return _cut(self._whole(), box)
+
+
+def open_picture(stored: bytes | Pixels) -> Picture:
+    """Read the header of an image file, or take pixels as they are.
 
     Raises
     ------
-    DataError
-        When the file cannot be read, is no image, is damaged (cut short, or its data do not decode), has more than
-        50 million pixels or a side over 100 times the other (both seen in its header, before decoding), or has more
-        than 8 bits a channel.
+    UndecodableError
+        When it is no image, or has more than 50 million pixels or a side over 100 times the other.
     """
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"Every image must be readable. {os.fspath(path)!r} is not ({error.strerror}): "
-            "restore the file or correct its permissions."
-        ) from error
-    try:
-        return decode(data)
-    except (*_DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"Every image must decode. {os.fspath(path)!r} does not: {_reason(error)}. Replace or remove the file."
-        ) from error
+        if isinstance(stored, np.ndarray):
+            return _Raw(stored)
+        if stored.startswith(b"\xff\xd8"):
+            try:
+                height, width, colours, _ = simplejpeg.decode_jpeg_header(stored)
+            except ValueError:
+                return _Other(stored)
+            if colours not in ("CMYK", "YCCK"):
+                return _PlainJpeg(stored, width, height)
+        return _Other(stored)
+    except _DAMAGE as error:
+        raise UndecodableError(_reason(error)) from error
 
 
-def decode(data: bytes) -> Pixels:
-    """Decode the bytes of an image file; raises ValueError or what Pillow raises when that is not possible."""
-    if data.startswith(b"\xff\xd8"):
-        try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        except ValueError:
-            return _decode_with_pillow(data)
-        if colours not in ("CMYK", "YCCK"):
-            _check_size(width, height)
-            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-            return pixels
-    return _decode_with_pillow(data)
+class _Raw(Picture):
+    """Pixels that were stored as such."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        super().__init__(pixels.shape[1], pixels.shape[0])
+        self._pixels = pixels
+
+    def _whole(self) -> Pixels:
+        return self._pixels
 
 
-def _decode_with_pillow(data: bytes) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        _check_size(*image.size)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"it has more than 8 bits a channel (mode {image.mode})")
+class _PlainJpeg(Picture):
+    """A JPEG in grey or in three colours."""
+
+    def __init__(self, data: bytes, width: int, height: int) -> None:
+        super().__init__(width, height)
+        self._data = data
+
+    def _whole(self) -> Pixels:
+        return _pixels(self._data)
+
+    def _part(self, box: Box, trusted: bool) -> Pixels:
+        if self.width * self.height < _SMALLEST_IN_PARTS:
+            return _cut(self._whole(), box)
+        layout = find_layout(self._data)
+        if layout is not None and layout.has_row_markers:
+            rows = only_rows(self._data, layout, box.top, box.top + box.height)
+            if rows is not None:
+                return _cut(_pixels(rows.data), box._replace(top=box.top - rows.first))
+        if trusted:
+            region = decode_region(self._data, box)
+            if region is not None:
+                return region
+            if layout is not None:
+                upper = without_rows_below(self._data, layout, box.top + box.height)
+                return _cut(_pixels(upper, strict=False), box)
+        return _cut(self._whole(), box)
+
+
+class _Other(Picture):
+    """What only Pillow decodes."""
+
+    uses_pillow = True
+
+    def __init__(self, data: bytes) -> None:
+        self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        super().__init__(*self._image.size)
+        if self._image.mode.startswith(("I", "F")):
+            raise ValueError(f"it has more than 8 bits a channel (mode {self._image.mode})")
+
+    def _whole(self) -> Pixels:
         # Through RGBA, because Pillow warns when it drops the transparency of a palette.
-        opaque = image.convert("RGBA") if "transparency" in image.info else image
+        opaque = self._image.convert("RGBA") if "transparency" in self._image.info else self._image
         return np.asarray(opaque.convert("RGB"))
+
+
+def _pixels(jpeg: bytes | bytearray, *, strict: bool = True) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", strict=strict)
+    return pixels
+
+
+def _cut(pixels: Pixels, box: Box) -> Pixels:
+    return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _check_size(width: int, height: int) -> None:

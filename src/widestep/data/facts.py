@@ -2,16 +2,23 @@
 
 import difflib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from widestep.data import digits
-from widestep.data.layout import FolderLayout, scan_folder
+from widestep.data.stores.open_store import OPENERS, StoreKind, open_store
+from widestep.data.stores.store import ImageStore
 from widestep.errors import UsageError
 
-FORMS = "digits, imagenet (planning only: its published counts, no files) or folder:PATH"
+Kind = Literal["digits", "imagenet"] | StoreKind
+
+_ON_DISK = ", ".join(f"{kind}:PATH" for kind in OPENERS)
+FORMS = f"digits, imagenet (planning only: its published counts, no files) or {_ON_DISK}"
 DEFAULT_IMAGE_SIZE = 224
+LARGEST_SMALL_SIZE = 64
+_NUM_LOOKED_AT = 8
 SMALLEST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 8, 2048
 DEFAULT_DIGITS_TRAIN = digits.NUM_IMAGES // 2
 SMALLEST_DIGITS_SPLIT = 10
@@ -30,7 +37,7 @@ class DataFacts:
     image_shape
         (channels, height, width) of an image as the model gets it.
     fingerprint
-        SHA-256 of the contents; see `layout.FolderLayout` for what a folder's covers. Of `imagenet` it is the words
+        SHA-256 of the contents; see `stores.layout.FolderLayout` for what a folder's covers. Of `imagenet` it is the words
         `published counts`, because no file has been seen.
     """
 
@@ -49,18 +56,18 @@ def describe(spec: str, *, train_images: int | None = None, image_size: int | No
     ----------
     spec
         `digits`: 1,797 embedded images of 8x8 pixels. `imagenet`: the counts of ILSVRC 2012, for planning without its
-        files. `folder:PATH`: see `layout.scan_folder`.
+        files. `folder:PATH` and the other forms on disk: see `open_store`.
     train_images
         Images of `digits` that train (default 898, half of them); the rest validates.
     image_size
-        Height and width that images are brought to (default 224); `digits` stay at 8.
+        Height and width that images are brought to (default: see `store_facts`); `digits` stay at 8.
 
     Raises
     ------
     UsageError
         When the spec is unknown, or an option does not fit it or is out of range.
     DataError
-        When the folder is missing, empty or not laid out as it must be.
+        When the data set is missing, empty or not laid out as it must be.
 
     Examples
     --------
@@ -73,14 +80,19 @@ def describe(spec: str, *, train_images: int | None = None, image_size: int | No
     kind, path = parse_spec(spec)
     if kind == "digits":
         return digits_facts(train_images, image_size)
-    shape = check_options(spec, train_images, image_size)
+    check_options(spec, train_images, image_size)
     if kind == "imagenet":
-        return DataFacts(spec, 1_281_167, 50_000, 1_000, shape, "published counts")
-    return folder_facts(spec, scan_folder(path), shape)
+        size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
+        return DataFacts(spec, 1_281_167, 50_000, 1_000, (3, size, size), "published counts")
+    store = open_store(kind, path)
+    try:
+        return store_facts(spec, store, image_size)
+    finally:
+        store.close()
 
 
-def parse_spec(spec: str) -> tuple[Literal["digits", "imagenet", "folder"], Path]:
-    """Return the kind of data set a spec names, and the path of a folder (otherwise an empty path).
+def parse_spec(spec: str) -> tuple[Kind, Path]:
+    """Return the kind of data set a spec names, and the path of a store (otherwise an empty path).
 
     Raises
     ------
@@ -91,21 +103,38 @@ def parse_spec(spec: str) -> tuple[Literal["digits", "imagenet", "folder"], Path
         return "digits", Path()
     if spec == "imagenet":
         return "imagenet", Path()
-    if spec.startswith("folder:") and spec != "folder:":
-        return "folder", Path(spec.removeprefix("folder:"))
+    word, _, path = spec.partition(":")
+    for kind in OPENERS:
+        if word == kind and path:
+            return kind, Path(path)
     raise UsageError(f"A data set is {FORMS}. Got {spec!r}{_suggestion(spec)}.")
 
 
+def parse_store_spec(spec: str) -> tuple[StoreKind, Path]:
+    """Return the form and the path of a data set on disk.
+
+    Raises
+    ------
+    UsageError
+        When the spec is unknown or names another data set.
+    """
+    found, path = parse_spec(spec)
+    for kind in OPENERS:
+        if found == kind:
+            return kind, path
+    raise UsageError(f"Here a data set on disk is needed: {_ON_DISK}. Got {spec!r}.")
+
+
 def _suggestion(spec: str) -> str:
-    if spec == "folder:":
+    word, colon, path = spec.partition(":")
+    if colon and word in OPENERS:
         return " without a path"
     if os.path.isdir(spec):
         return f"; perhaps you meant {'folder:' + spec!r}"
-    word, colon, path = spec.partition(":")
-    near = difflib.get_close_matches(word.lower(), ["digits", "imagenet", "folder"], n=1)
+    near = difflib.get_close_matches(word.lower(), ["digits", "imagenet", *OPENERS], n=1)
     if not near:
         return ""
-    return f"; perhaps you meant {near[0] + (':' + (path if colon else 'PATH') if near[0] == 'folder' else '')!r}"
+    return f"; perhaps you meant {near[0] + (':' + (path if colon else 'PATH') if near[0] in OPENERS else '')!r}"
 
 
 def digits_facts(train_images: int | None, image_size: int | None) -> DataFacts:
@@ -137,8 +166,8 @@ def digits_facts(train_images: int | None, image_size: int | None) -> DataFacts:
     )
 
 
-def check_options(spec: str, train_images: int | None, image_size: int | None) -> tuple[int, int, int]:
-    """Return the image shape of a data set of photographs.
+def check_options(spec: str, train_images: int | None, image_size: int | None) -> None:
+    """Refuse options that do not fit a data set of photographs.
 
     Raises
     ------
@@ -150,14 +179,29 @@ def check_options(spec: str, train_images: int | None, image_size: int | None) -
             f"train_images divides the digits only; {spec!r} comes with its own training images. "
             f"Got train_images = {train_images}: leave it out."
         )
-    size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
-    if not SMALLEST_IMAGE_SIZE <= size <= LARGEST_IMAGE_SIZE:
+    if image_size is not None and not SMALLEST_IMAGE_SIZE <= image_size <= LARGEST_IMAGE_SIZE:
         raise UsageError(
             f"image_size must be from {SMALLEST_IMAGE_SIZE} to {LARGEST_IMAGE_SIZE:,} pixels. Got {image_size}."
         )
-    return 3, size, size
 
 
-def folder_facts(spec: str, layout: FolderLayout, shape: tuple[int, int, int]) -> DataFacts:
-    """Return the facts of a folder that has been scanned."""
-    return DataFacts(spec, len(layout.train), len(layout.val), len(layout.classes), shape, layout.fingerprint)
+def store_facts(spec: str, store: ImageStore, image_size: int | None) -> DataFacts:
+    """Return the facts of a store that has been opened; images have `image_size`, or else their usual size.
+
+    The usual size is that of the stored images where those looked at (up to 8, spread over the training images) are small
+    squares of one size, up to 64 pixels, and otherwise 224.
+    """
+    size = _usual_size(store) if image_size is None else image_size
+    return DataFacts(spec, store.num_train, store.num_val, len(store.classes), (3, size, size), store.fingerprint)
+
+
+def _usual_size(store: ImageStore) -> int:
+    from widestep.data.decode import UndecodableError, open_picture
+
+    seen = set()
+    for image in range(0, store.num_train, -(-store.num_train // _NUM_LOOKED_AT)):
+        with suppress(UndecodableError):  # training will name it
+            picture = open_picture(store.read(image))
+            seen.add((picture.width, picture.height))
+    width, height = next(iter(seen), (0, 1))
+    return width if len(seen) == 1 and width == height <= LARGEST_SMALL_SIZE else DEFAULT_IMAGE_SIZE

@@ -45,7 +45,10 @@ class SubsampleShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Subsample and widen: (N, T*in, H, W) -> (N, T*out, ceil(H/stride), ceil(W/stride))."""
-        slots = x[:, :, :: self.stride, :: self.stride].unflatten(1, (self.num_slots, -1))
+        x = x[:, :, :: self.stride, :: self.stride]
+        if self.num_slots == 1:  # in four dimensions padding leaves channels last where they are
+            return F.pad(x, (0, 0, 0, 0, 0, self.num_new_channels))
+        slots = x.unflatten(1, (self.num_slots, -1))
         return F.pad(slots, (0, 0, 0, 0, 0, self.num_new_channels)).flatten(1, 2)
 
 
@@ -222,8 +225,8 @@ class ResidualNetwork(StackedModel):
                 assert module.last_norm.weight is not None
                 slot_view(module.last_norm.weight, slot, self.num_slots).zero_()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images (N, T*C, H, W): logits (N, T, num_classes)."""
+    def compute(self, images: Tensor) -> Tensor:
+        """Compute logits (N, T, num_classes)."""
         assert not self.training or images.shape[0] % self.context.num_groups == 0
         x = F.relu(self.bn1(self.conv1(images)))
         if self.stem_pools:

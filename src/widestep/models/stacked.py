@@ -1,10 +1,11 @@
 """What all models have in common: T slots, a block context, and views of one slot's parameters and statistics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -35,11 +36,26 @@ class StackedModel(nn.Module, ABC):
 
     draws_globally = False
     """Whether training may draw from torch's global generators, which the caller then seeds."""
+    memory_format = torch.contiguous_format
+    """How images lie in memory, and with them all activations. Weights, and so gradients and what optimizers remember, stay
+    contiguous: convolutions convert what they read, which costs nothing that could be measured."""
+    compiled: Callable[[Tensor], Tensor] | None = None
+    """What computes training passes in the place of `compute`; passes without gradients never are compiled."""
 
     def __init__(self, context: BlockContext, num_slots: int) -> None:
         super().__init__()
         self.context = context
         self.num_slots = num_slots
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (N, T*C, H, W): logits (N, T, num_classes)."""
+        wanted = self.training and torch.is_grad_enabled()
+        compute = self.compiled if wanted and self.compiled is not None else self.compute
+        return compute(images.contiguous(memory_format=self.memory_format))
+
+    @abstractmethod
+    def compute(self, images: Tensor) -> Tensor:
+        """Compute logits from images that lie in memory as they should."""
 
     @property
     def network(self) -> nn.Module:

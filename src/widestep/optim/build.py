@@ -1,7 +1,8 @@
 """From a recipe to its optimizer, with weight decay and trust ratios where the recipe wants them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from widestep.optim.groups import has_trust_ratio, parameter_groups
 from widestep.optim.lamb import Lamb
 from widestep.optim.lars import Lars
 from widestep.optim.rmsprop_sgd import RmspropSgd
+from widestep.optim.sgd import Sgd
+from widestep.optim.trust import summary
 from widestep.plan.duration import Duration
 from widestep.plan.recipe import Recipe
 
@@ -56,7 +59,7 @@ def build_optimizer(
 
     Notes
     -----
-    sgd and nesterov are torch.optim.SGD: v = m*v + g + wd*w; w -= lr * (v, or g + wd*w + m*v with Nesterov momentum). The
+    sgd and nesterov equal torch.optim.SGD: v = m*v + g + wd*w; w -= lr * (v, or g + wd*w + m*v with Nesterov momentum). The
     rate is outside the velocity, which is equation 9 of Goyal et al. 2017 (statement O1). Decay is added once to the
     averaged gradient (W5). adamw is torch.optim.AdamW (Loshchilov and Hutter 2019), whose decay is beside the step:
     w -= lr*wd*w. Both run torch's fused kernels and equal torch's optimizers with `fused=True` bit for bit (O5); other forms
@@ -66,9 +69,9 @@ def build_optimizer(
     groups = _groups(recipe, parameters, roles)
     match recipe.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
-        case "nesterov":  # torch refuses Nesterov momentum of 0, which is no momentum
-            return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+            return Sgd(groups, lr=lr, momentum=momentum, nesterov=False)
+        case "nesterov":  # with a momentum of 0 there is none
+            return Sgd(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=recipe.epsilon, fused=True)
         case "lamb":
@@ -122,25 +125,41 @@ def update(optimizer: Optimizer) -> None:
     inspect.unwrap(type(optimizer).step)(optimizer)
 
 
-def applied(optimizer: Optimizer) -> list[dict[str, Any]]:
+def trust_ratios(optimizer: Optimizer) -> Tensor | None:
+    """Return the trust ratios of the last step, group after group: float64, left on the device, None without any."""
+    values = [group["ratios"].values() for group in optimizer.param_groups if group.get("ratios") is not None]
+    return torch.cat(values) if values else None
+
+
+def applied(optimizer: Optimizer, ratios: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """Return what the optimizer really applies now, read back from it: one entry a parameter group.
 
+    Parameters
+    ----------
+    ratios
+        The values of `trust_ratios`, for whoever has them; otherwise they are read, which waits for the device.
+
+    Returns
+    -------
     Each has `name` (decayed or exempt), `lr`, `weight_decay`, `momentum` or `beta1` and `beta2` (rmsprop-sgd: `momentum` and
     `beta2`), and `num_tensors`; where the optimizer has them `nesterov`, `sgd_share`, and `trust`: the smallest, the median
-    and the largest trust ratio of the last step, or None for a group without, and before the first step. Asking for them
-    waits for the device.
+    and the largest trust ratio of the last step, or None for a group without, and before the first step.
     """
-    return [_applied(group) for group in optimizer.param_groups]
+    if ratios is None and (found := trust_ratios(optimizer)) is not None:
+        ratios = found.tolist()
+    rest = iter(ratios or ())
+    return [_applied(group, rest) for group in optimizer.param_groups]
 
 
-def _applied(group: Mapping[str, Any]) -> dict[str, Any]:
+def _applied(group: Mapping[str, Any], ratios: Iterator[float]) -> dict[str, Any]:
+    """Return one group's entry, and take as many ratios as the group has tensors if it has any."""
     shown = {name: group[name] for name in ("name", "lr", "weight_decay", "momentum") if name in group}
     if "betas" in group:
         shown["beta1"], shown["beta2"] = group["betas"]
     shown |= {name: group[name] for name in ("beta2", "nesterov", "sgd_share") if name in group}
     shown["num_tensors"] = len(group["params"])
     if "ratios" in group:
-        shown["trust"] = None if group["ratios"] is None else group["ratios"].summary()
+        shown["trust"] = None if group["ratios"] is None else summary(list(islice(ratios, shown["num_tensors"])))
     return shown
 
 
@@ -164,3 +183,9 @@ def clip_factor(gradient_norm: float, clip_norm: float) -> float:
     (0.25, 1.0)
     """
     return clip_norm / gradient_norm if gradient_norm > clip_norm else 1.0
+
+
+def clip_factor_on_device(gradient_norm: Tensor, clip_norm: float) -> Tensor:
+    """Return `clip_factor` of a norm that is a float64 scalar of a device, the same number there; nothing is read."""
+    limit = torch.full_like(gradient_norm, clip_norm)  # a number divided by a tensor is rounded twice
+    return torch.where(gradient_norm > limit, limit / gradient_norm, 1.0)

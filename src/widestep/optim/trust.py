@@ -1,6 +1,7 @@
 """Trust ratios: how far LARS and LAMB let each tensor move, from its norm and that of its gradient or its step."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +28,14 @@ class TrustRatios:
         """Make ratios that are 1 where `defined`, shape (n,), is false (statement O4)."""
         return cls(torch.where(defined, numerators, 1.0), torch.where(defined, denominators, 1.0))
 
-    def summary(self) -> dict[str, float]:
-        """Return the smallest, the median and the largest ratio; waits for the device."""
-        ratios = (self.numerators / self.denominators).tolist()
-        return {"smallest": min(ratios), "median": statistics.median(ratios), "largest": max(ratios)}
+    def values(self) -> Tensor:
+        """Return the ratios, shape (n,), float64."""
+        return self.numerators / self.denominators
+
+
+def summary(ratios: Sequence[float]) -> dict[str, float]:
+    """Return the smallest, the median and the largest of some ratios."""
+    return {"smallest": min(ratios), "median": statistics.median(ratios), "largest": max(ratios)}
 
 
 def norms(tensors: Tensors) -> Tensor:

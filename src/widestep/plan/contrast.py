@@ -244,5 +244,6 @@ _MEANINGS: dict[str, Callable[[Pair], str]] = {
     "val_images": lambda pair: f"{_SAME} at the end, accuracy from another number of validation images",
     "images_per_evaluation": lambda pair: f"{_SAME}, the same accuracy up to rounding",
     **dict.fromkeys(("workers_per_forward", "stack", "threads", "worker_norms"), lambda pair: _ROUNDING),
+    **dict.fromkeys(("memory_format", "compile"), lambda pair: _ROUNDING),
 }
 """What a difference in a field means, where the field's help does not say it."""

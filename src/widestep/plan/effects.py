@@ -137,6 +137,10 @@ def _equal_to_default(recipe: Recipe) -> dict[str, str]:
     groups = num_workers // recipe.batchnorm_group(num_workers)
     if recipe.scaling == "none-as-run":
         found["scaling"] = "the rate is overwritten before every step: all rates are those of per-worker"
+    if recipe.channels_last == recipe.model_copy(update={"memory_format": "auto"}).channels_last:
+        found["memory_format"] = f"auto, too, is {'channels_last' if recipe.channels_last else 'contiguous'} here"
+    if len(recipe.passes_of(recipe.grid.images_per_worker)) == 1:
+        found["images_per_forward"] = "the images of a worker are no more"
     if recipe.optimizer == "nesterov" and recipe.momentum == 0:
         found["optimizer"] = "without momentum nesterov is sgd"
     if recipe.warmup.amount > 0 and recipe.lr_decay == "step" and _is_flat(recipe) and _ends_before_the_decay(recipe):

@@ -20,6 +20,9 @@ class Execution(Fields):
     """Kind of device: auto takes a GPU when there is one."""
     loader_threads: int = Field(default=2, ge=0, le=256)
     """Threads of each process that read and decode images; 0 reads in the main thread."""
+    gib_in_memory: float = Field(default=2.0, ge=0)
+    """Keep a data set decoded on the device, when its images are used whole (not cropped at random) and take at most so many
+    GiB."""
     checkpoint_every: CadenceField = Cadence(60, "s")
     """How often to save: `60s` (seconds of wall time), `200st` (steps) or `1ep` (epochs)."""
     log_every: int = Field(default=1, ge=1)

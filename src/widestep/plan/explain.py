@@ -233,11 +233,20 @@ def _initial(recipe: Recipe) -> str:
 def _batchnorm(recipe: Recipe) -> str:
     grid = recipe.grid
     images = recipe.batchnorm_group(grid.num_workers) * grid.images_per_worker
+    passes = recipe.passes_of(images)
     whose = {"local": "of each worker", "sync": "of the global batch"}.get(recipe.batchnorm, "of neighbouring workers")
+    over = f"the {images:,} images {whose}"
+    if len(passes) > 1:
+        fewest, most = len(passes[0]), max(map(len, passes))
+        over = f"the {_range(fewest, most)} images of each of the {len(passes):,} forward passes of a worker"
     return (
-        f"{recipe.batchnorm}: over the {images:,} images {whose}. Running statistics move by "
-        f"{recipe.batchnorm_momentum:g} a step; evaluation uses {RUNNING[recipe.batchnorm_running]}."
+        f"{recipe.batchnorm}: over {over}. Running statistics move by {recipe.batchnorm_momentum:g} a step; evaluation uses "
+        f"{RUNNING[recipe.batchnorm_running]}."
     )
+
+
+def _range(fewest: int, most: int) -> str:
+    return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
 def _evaluation(plan: RunPlan) -> str:
@@ -252,7 +261,15 @@ def _evaluation(plan: RunPlan) -> str:
 def _arithmetic(recipe: Recipe) -> str:
     parts = [f"{recipe.mode}, {recipe.precision}{' with TF32' if recipe.tf32 else ''}"]
     num_workers = recipe.grid.num_workers
-    parts.append(f"{min(num_workers, recipe.workers_per_block(num_workers)):,} worker(s) a forward pass")
+    passes = recipe.passes_of(recipe.grid.images_per_worker)
+    if len(passes) > 1:
+        parts.append(f"{len(passes):,} forward passes a worker, at most {recipe.images_per_forward:,} images each")
+    else:
+        parts.append(f"{min(num_workers, recipe.workers_per_block(num_workers)):,} worker(s) a forward pass")
+    if recipe.channels_last:
+        parts.append("channels last")
+    if recipe.compile != "none":
+        parts.append(f"compiled ({recipe.compile})")
     if recipe.compression != "none":
         parts.append(f"gradients exchanged as {recipe.compression}")
     if recipe.stack > 1:

@@ -97,14 +97,16 @@ class DataOrder:
 
     num_images: int
     seed: int
-    _cached: tuple[int, NDArray[np.int64]] | None = field(default=None, repr=False)
+    _newest: tuple[tuple[int, NDArray[np.int64]], ...] = field(default=(), repr=False)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the permutation of one epoch, shape (num_images,)."""
-        cached = self._cached  # read once: threads that prefetch may ask for two epochs at the same time
-        if cached is None or cached[0] != epoch:
-            cached = self._cached = epoch, Stream(self.seed, "order").permutation(self.num_images, epoch)
-        return cached[1]
+        for known, order in self._newest:
+            if known == epoch:
+                return order
+        order = Stream(self.seed, "order").permutation(self.num_images, epoch)
+        self._newest = (*self._newest[-1:], (epoch, order))  # two: the next epoch begins to load while one still trains
+        return order
 
     def step(self, shape: EpochShape, epoch: int, step_in_epoch: int) -> NDArray[np.int64]:
         """Return the positions of one step's global batch, shape (n,); entry i*W + w is image i of worker w.

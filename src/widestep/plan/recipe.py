@@ -1,6 +1,7 @@
 """The recipe: everything that decides the trained weights, and nothing else."""
 
 import hashlib
+import itertools
 import json
 import math
 from typing import Any, Literal
@@ -36,20 +37,29 @@ PER_SLOT_FIELDS = (
 
 OptimizerName = Literal["sgd", "nesterov", "lars-tf", "lars-torch", "lars-nus", "lamb", "adamw", "rmsprop-sgd"]
 Exemption = Literal["none", "batchnorm", "batchnorm+bias"]
+CompileLevel = Literal["none", "default", "reduce-overhead", "max-autotune"]
 RunningPolicy = Literal["mean", "worker0", "pooled", "last", "precise"]
+
+_FOR_CHANNELS_LAST = ("resnet", "cifar-resnet")
+"""Beginnings of the names of the shipped networks that channels_last makes faster; digits-resnet it does not."""
 
 
 class Recipe(Fields):
     """Equal recipes in equal environments give equal bytes, on any number of processes and after any interruption."""
 
     data: str = "digits"
-    """The data set: `digits` (shipped), `folder:PATH` (PATH/train/CLASS/*.JPEG and PATH/val/...), or `imagenet`, which
-    stands for ImageNet-1k in plans until its folder is given."""
+    """The data set: `digits` (shipped); `folder:PATH` (PATH/train/CLASS/*.JPEG and PATH/val/...); `parquet:PATH` (columns as
+    Hugging Face has them); `tar:PATH` (WebDataset shards); `packed:PATH` (made by `widestep data pack`); or `imagenet`,
+    which stands for ImageNet-1k in plans until its files are given."""
     train_images: int | None = Field(default=None, ge=1)
     """Images to train on where the data set has no validation part of its own: drawn afresh for each seed, by class; the
     others validate. Empty: half of them."""
     image_size: int | None = Field(default=None, ge=1)
-    """Side of the square images in pixels that the model sees. Empty: 224 for folders, the data's own size otherwise."""
+    """Side of the square images in pixels that the model sees. Empty: 224, or the images' own size
+    when they are small squares (up to 64)."""
+    evaluation_resize: int | None = Field(default=None, ge=1)
+    """Short side in pixels that evaluation images are brought to before their centre of image_size is cut out. Empty:
+    256/224 of image_size, as in the references; images of up to 64 pixels are used whole."""
     augment: Literal["none", "shift-flip", "random-resized-crop"] = "none"
     """Random change of every training image: none; shift by up to 4 pixels and mirror (usual for CIFAR); crop a random
     part, resize and mirror (usual for ImageNet)."""
@@ -163,11 +173,23 @@ class Recipe(Fields):
     worker_norms: bool = False
     """Record the norm of every worker's own gradient (its mean square); adascale needs it and has it always. With several
     workers a forward pass their gradients are kept apart, which sums in another order."""
+    images_per_forward: int | None = Field(default=None, ge=1)
+    """At most so many images of a worker in one forward pass, where they do not all fit into memory: they are cut into
+    passes, as equal as can be, whose gradients are added. Batch normalisation then sees the images of a pass alone. Empty:
+    all images of a worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward and backward passes: float32, or bfloat16 where torch's autocast allows it. Weights,
     statistics and the optimizer stay float32."""
     tf32: bool = False
     """Let GPUs round the factors of float32 products to 10 bits (TF32)."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """How images and what layers hand each other lie in memory: plane after plane (`contiguous`) or pixel after pixel
+    (`channels_last`). `auto`: channels_last, which is faster, for the resnets and cifar-resnets with one worker (or group) a
+    forward pass and stack = 1; contiguous for all else. Arithmetic: sums run in another order."""
+    compile: CompileLevel = "none"
+    """Let torch compile the forward and backward passes of training, at this level (as torch.compile calls them): `default`;
+    `reduce-overhead` (with CUDA graphs, for small networks on a GPU); `max-autotune` (kernels chosen by timing: in fast mode
+    only). Takes a minute at the first step, and needs a C++ compiler, on a GPU Triton."""
     mode: Literal["reproducible", "fast"] = "reproducible"
     """`reproducible`: the same bytes on any processes. `fast`: torch's own all-reduce, overlapped with the backward pass;
     bytes then depend on the number of processes."""
@@ -216,6 +238,7 @@ class Recipe(Fields):
                 "warmup_first = open, or start at a number."
             )
         self._check_workers()
+        self._check_passes()
         return self
 
     def _check_workers(self) -> None:
@@ -250,6 +273,26 @@ class Recipe(Fields):
             raise UsageError(
                 "Compression rounds the gradients that processes exchange, which only fast mode may. Got compression = "
                 f"{self.compression} with mode = reproducible."
+            )
+
+    def _check_passes(self) -> None:
+        """Refuse what a forward pass cannot be."""
+        if self.images_per_forward is not None and (self.workers_per_forward > 1 or self.batchnorm != "local"):
+            raise UsageError(
+                "images_per_forward cuts the images of one worker, which batch normalisation treats by itself: it needs "
+                f"workers_per_forward = 1 and batchnorm = local. Got {self.workers_per_forward} and {self.batchnorm}; leave "
+                "images_per_forward out (or none)."
+            )
+        if self.compile == "max-autotune" and self.mode == "reproducible":
+            raise UsageError(
+                "Reproducible mode needs kernels that are chosen by rule. compile = max-autotune chooses them by timing; "
+                "use compile = default or reduce-overhead, or mode = fast."
+            )
+        if self.compile != "none" and self.has_worker_norms and self.workers_per_forward > 1:
+            raise UsageError(
+                "Compiled passes do not keep the workers of a pass apart. With norms of the workers' own gradients "
+                "(AdaScale, worker_norms) set workers_per_forward to 1, or compile to none. Got "
+                f"{self.workers_per_forward} and {self.compile}."
             )
 
     @property
@@ -287,6 +330,27 @@ class Recipe(Fields):
         """Return the workers of one forward pass: workers_per_forward, rounded up to whole groups."""
         group = self.batchnorm_group(num_workers)
         return -(-self.workers_per_forward // group) * group
+
+    def passes_of(self, num_images: int) -> list[range]:
+        """Cut the `num_images` of a worker, or of a group, into consecutive forward passes, as equal as can be.
+
+        Examples
+        --------
+        >>> Recipe(images_per_forward=4).passes_of(10)
+        [range(0, 3), range(3, 6), range(6, 10)]
+        """
+        num_passes = 1 if self.images_per_forward is None else -(-num_images // self.images_per_forward)
+        ends = [num_images * number // num_passes for number in range(num_passes + 1)]
+        return [range(*pair) for pair in itertools.pairwise(ends)]
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images lie channels last in memory: `memory_format`, with auto decided."""
+        if self.memory_format != "auto":
+            return self.memory_format == "channels_last"
+        passes = {(self.workers_per_block(grid.num_workers), grid.num_workers) for grid in self.grids}
+        alone = all(min(pair) == self.batchnorm_group(pair[1]) for pair in passes)
+        return alone and self.stack == 1 and ":" not in self.model and self.model.startswith(_FOR_CHANNELS_LAST)
 
     def values(self) -> dict[str, Any]:
         """Return all fields as plain values, in order."""

@@ -147,7 +147,9 @@ class RunPlan:
 
     def epochs_after(self, step: int) -> float:
         """Return how many epochs `step` steps are, a whole number exactly where an epoch ends."""
-        return float(self.timeline.elapsed(step, "ep"))
+        position = self.position(step)
+        num_steps = position.shape.steps
+        return (position.epoch * num_steps + position.step_in_epoch) / num_steps  # one rounding, as of a fraction
 
     def epochs_in(self, length: Duration) -> float:
         """Return how many epochs a length from the beginning of training is."""

@@ -26,7 +26,7 @@ RATE_FIELDS = (
 """Fields that act through the planned rate of each step and through nothing else, AdaScale's gain apart."""
 
 ELSEWHERE: dict[str, str] = {
-    **dict.fromkeys(("data", "train_images", "image_size"), "the images themselves"),
+    **dict.fromkeys(("data", "train_images", "image_size", "evaluation_resize"), "the images themselves"),
     "augment": "the pixels of the images",
     "model": "the network",
     "dropout": "the forward pass",
@@ -39,7 +39,8 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("batchnorm_momentum", "batchnorm_running"), _STATISTICS),
     **dict.fromkeys(("batchnorm_recompute", "batchnorm_images"), _STATISTICS),
     **dict.fromkeys(("workers_per_forward", "worker_norms", "stack", "threads"), "the order of sums, so rounding"),
-    **dict.fromkeys(("precision", "tf32", "compression", "mode"), "rounding"),
+    **dict.fromkeys(("precision", "tf32", "memory_format", "compile", "compression", "mode"), "rounding"),
+    "images_per_forward": "the images that batch normalisation sees together",
     **dict.fromkeys(("evaluate_every", "images_per_evaluation", "val_images", "evaluation"), _EVALUATION),
 }
 """Fields whose effect a ledger does not show, or not wholly, and what they act on."""

@@ -35,11 +35,11 @@ def metrics_entry(record: StepRecord, seconds: float) -> dict[str, Any]:
 def ledger_entry(record: StepRecord, batches: Batches) -> dict[str, Any]:
     """Return what a step really applied, read back from the optimizer, for ledger.jsonl."""
     recipe, grid = record.state.plan.recipe, record.state.plan.grid_at(record.step)
-    num_images, clip = record.statistics.num_images, record.applied.clip
+    num_images, clip = record.statistics.num_images, record.clip
     together, (each, extra) = recipe.batchnorm_group(grid.num_workers), divmod(num_images, grid.num_workers)
     return {
         "step": record.step,
-        "groups": applied(record.state.optimizer),
+        "groups": applied(record.state.optimizer, None if record.ratios is None else record.ratios.read()),
         "images": num_images,
         "gradient_scale": (1.0 if clip is None else clip) / num_images,
         "clip": clip,

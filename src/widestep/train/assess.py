@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from widestep.data.source import ImageSource, open_source
+from widestep.data.loading import Loading
+from widestep.data.source import ImageSource, open_recipe_data, open_source
 from widestep.errors import StoreError
 from widestep.models.stacked import StackedModel
 from widestep.plan.recipe import Recipe
@@ -22,6 +23,7 @@ from widestep.train.state import TrainState, weights_sha256
 from widestep.workers.world import World
 
 _CPU = torch.device("cpu")
+_LOADING = Loading(_CPU, num_threads=2)
 
 
 def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
@@ -50,9 +52,7 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     tensors, facts = checkpoint.read(path)
     check_model(run)
     fix_arithmetic(recipe)
-    size = None if data and not data.startswith("folder:") else recipe.image_size
-    drawn = recipe.train_images if data is None else None
-    source = open_source(data or recipe.data, augment="none", image_size=size, train_images=drawn, num_threads=2)
+    source = _evaluation_images(recipe, data)
     try:
         model = model_of(recipe, source.facts.num_classes, source.facts.image_shape)
         with World() as world:
@@ -88,7 +88,7 @@ def _load_state(
     model: StackedModel, recipe: Recipe, tensors: dict[str, Tensor], tally: dict[str, Any], world: World
 ) -> None:
     """Put a run's state into the model, with the statistics of an evaluation at its step."""
-    training = _training_images(recipe)
+    training = open_recipe_data(recipe, _LOADING)
     try:
         plan = RunPlan(recipe, training.facts.num_train)
         state = TrainState(model, recipe.slot, plan)
@@ -100,11 +100,11 @@ def _load_state(
         training.close()
 
 
-def _training_images(recipe: Recipe) -> ImageSource:
-    return open_source(
-        recipe.data,
-        augment=recipe.augment,
-        image_size=recipe.image_size,
-        train_images=recipe.train_images,
-        num_threads=2,
-    )
+def _evaluation_images(recipe: Recipe, data: str | None) -> ImageSource:
+    """Open the recipe's data, or another data set whose images are treated alike."""
+    if data is None:
+        return open_recipe_data(recipe, _LOADING)
+    if data == "digits":
+        return open_source(data, loading=_LOADING)
+    size, resize = recipe.image_size, recipe.evaluation_resize
+    return open_source(data, image_size=size, evaluation_resize=resize, loading=_LOADING)

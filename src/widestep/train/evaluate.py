@@ -1,7 +1,7 @@
 """Exact evaluation: every validation image counts once, as integers, for any number of processes (statement D5)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from widestep.data.loading import Images, to_device
 from widestep.data.source import ImageSource
 from widestep.models.global_draws import global_generator
 from widestep.models.stacked import StackedModel
@@ -60,32 +61,40 @@ def evaluate(
     One evaluation a slot, the same on every process.
     """
     ids = np.stack(val_ids, axis=1)
-    right = torch.zeros(ids.shape, dtype=torch.float64)
-    loss = torch.zeros_like(right)
+    starts = range(0, len(ids), recipe.images_per_evaluation)[world.process :: world.num_processes]
+    parts = [slice(start, start + recipe.images_per_evaluation) for start in starts]
+    right, loss = torch.zeros(2, *ids.shape, dtype=torch.float64)
     model.eval()
     with torch.inference_mode():
-        starts = range(0, len(ids), recipe.images_per_evaluation)
-        for start in starts[world.process :: world.num_processes]:
-            part = slice(start, start + recipe.images_per_evaluation)
-            with global_generator(start, device) if model.draws_globally else nullcontext():
-                logits, labels = _classified(model, source, ids[part], recipe, device)
-            right[part] = (logits.argmax(2) == labels).double().cpu()
+        found = []
+        for part, images in _one_ahead(parts, lambda part: source.evaluation_images(ids[part].ravel())):
+            with global_generator(part.start, device) if model.draws_globally else nullcontext():
+                logits = _logits(model, images, len(ids[part]), recipe, device)
+            labels = to_device(source.labels[torch.from_numpy(ids[part])], device)
             flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-            loss[part] = flat.view(labels.shape).double().cpu()
+            found.append(torch.stack([logits.argmax(2) == labels, flat.view(labels.shape)]))
+        for part, (are_right, losses) in zip(parts, found, strict=True):  # only now wait for the device
+            right[part], loss[part] = are_right.cpu(), losses.cpu()
     model.train()
     right, loss = world.merged(right), world.merged(loss)
     return [_evaluation(right[:, slot], loss[:, slot], recipe) for slot in range(model.num_slots)]
 
 
-def _classified(
-    model: StackedModel, source: ImageSource, ids: NDArray[np.int64], recipe: Recipe, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return logits (N, T, num_classes) in float32 and labels (N, T) of images given by their ids (N, T)."""
-    flat = source.evaluation_images(ids.ravel())
-    images = flat.view(len(ids), -1, *flat.shape[2:]).to(device)
+def _one_ahead(parts: Sequence[slice], asked_for: Callable[[slice], Images]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield parts with their images, the next of which are loading meanwhile."""
+    following = [asked_for(part) for part in parts[:1]]
+    for number, part in enumerate(parts):
+        images = following.pop()
+        following = [asked_for(part) for part in parts[number + 1 : number + 2]]
+        yield part, images.result()
+
+
+def _logits(model: StackedModel, flat: Tensor, num_images: int, recipe: Recipe, device: torch.device) -> Tensor:
+    """Return logits (N, T, num_classes) in float32 of images given one after the other, shape (N*T, C, H, W)."""
+    images = flat if len(flat) == num_images else flat.view(num_images, -1, *flat.shape[2:])
     with torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext():
-        logits = model(images)
-    return logits.float(), source.labels[torch.from_numpy(ids)].to(device)
+        logits: Tensor = model(images)
+    return logits.float()
 
 
 def _evaluation(right: Tensor, loss: Tensor, recipe: Recipe) -> Evaluation:

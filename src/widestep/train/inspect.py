@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from widestep.data.source import ImageSource, open_source
+from widestep.data.loading import Loading
+from widestep.data.source import ImageSource, open_recipe_data
 from widestep.errors import EnvironmentFault, UsageError
 from widestep.models.probe import Findings, probe
 from widestep.models.stacked import StackedModel
@@ -20,7 +21,7 @@ def inspect(model: StackedModel, source: ImageSource, recipe: Recipe, device: to
     num_groups = max(1, min(recipe.workers_per_block(num_workers), num_workers) // recipe.batchnorm_group(num_workers))
     train = source.split(recipe.seed).train
     ids = np.resize(train, _IMAGES_PER_GROUP * num_groups)
-    images = source.training_images(ids, np.zeros(len(ids), dtype=np.uint64)).to(device)
+    images = source.training_images(ids, np.zeros(len(ids), dtype=np.uint64)).result()
     labels = source.labels[torch.from_numpy(ids)].to(device)
     slots = model.num_slots
     return probe(model, images.repeat(1, slots, 1, 1), labels[:, None].expand(-1, slots), num_groups=num_groups)
@@ -35,13 +36,7 @@ def inspect_recipe(recipe: Recipe, device: torch.device) -> Findings:
         When the model cannot be built or the data cannot be read.
     """
     fix_arithmetic(recipe)
-    source = open_source(
-        recipe.data,
-        augment=recipe.augment,
-        image_size=recipe.image_size,
-        train_images=recipe.train_images,
-        num_threads=0,
-    )
+    source = open_recipe_data(recipe, Loading(device))
     try:
         model = model_of(recipe, source.facts.num_classes, source.facts.image_shape).to(device)
         for slot in range(recipe.stack):

@@ -1,6 +1,5 @@
 """Train the runs of a stack from where they are to their end."""
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from widestep.train import checkpoint
 from widestep.train.accounts import comparison_of_policies, digests, ledger_entry, metrics_entry
 from widestep.train.evaluate import Evaluation, evaluate
 from widestep.train.normalisation import policy_after, show_statistics
+from widestep.train.outcome import reason_of_divergence, result_of
 from widestep.train.session import Member, Session, open_session, saved_tensors
-from widestep.train.state import POLICIES, weights_sha256
-from widestep.train.step import StepRecord, take_step
+from widestep.train.state import POLICIES, TrainState
+from widestep.train.step import MovingStep, StepRecord, gradients_of
 from widestep.train.stop import StopRequest
 from widestep.workers.world import World
 
@@ -34,6 +34,8 @@ class StepReport:
     loss: float
     lr: float
     images_per_second: float
+    data_share: float
+    """Share of the step's time in which the process waited for images."""
 
 
 class Watcher(Protocol):
@@ -95,7 +97,10 @@ class _Loop:
         self.watcher = watcher
         self.results: dict[int, RunResult] = {}
         self.began = self.saved = self.stepped = time.monotonic()
+        self.waited = 0.0
         self.notes: set[str] = set()
+        self.moving: MovingStep | None = None
+        """The newest step, until somebody needs to know what it found."""
 
     @property
     def live(self) -> list[Member]:
@@ -109,19 +114,37 @@ class _Loop:
         for note in (*session.notes, *(note for member in session.members for note in member.notes)):
             self._note(note)
         while self.live:
-            records, stopping = take_step([member.state for member in self.live], session.engine, session.batches, step)
-            self._record(records, step)
-            self._end_diverged(records, step)
+            found = gradients_of(self._states(), session.engine, session.batches, step)
+            self._settle()  # the step before
+            if not self.live:
+                break
+            self.moving = MovingStep(self._states(), found, step, at_once=session.world.num_processes > 1)
             step += 1
-            due = [member for member in self.live if member.state.plan.evaluation_due(step) or member.state.ended]
-            if due:
-                self._evaluate(due, step)
-            self._finish_ended(step)
-            if self.live and (stopping or self._save_due(step)):
+            if self.moving.known or found.stop_requested or session.plan.evaluation_due(step):
+                self._settle()
+            self._evaluate_due(step)
+            if self.live and (found.stop_requested or self._save_due(step)):
+                self._settle()
                 self._save(step)
-            if stopping and self.live:
+            if found.stop_requested and self.live:
                 self._stop(step)
         return [self.results[member.state.slot] for member in session.members]
+
+    def _states(self) -> list[TrainState]:
+        return [member.state for member in self.live]
+
+    def _settle(self) -> None:
+        """Read what the newest step found, write it down, and end the runs that it did not leave finite."""
+        if self.moving is not None:
+            records, self.moving = self.moving.records(), None
+            self._record(records)
+            self._end_diverged(records)
+
+    def _evaluate_due(self, step: int) -> None:
+        due = [member for member in self.live if member.state.plan.evaluation_due(step) or member.state.ended]
+        if due:
+            self._evaluate(due, step)
+        self._finish_ended(step)
 
     def _common_step(self) -> int:
         steps = {member.state.tally.step for member in self.session.members}
@@ -129,9 +152,10 @@ class _Loop:
             raise UsageError(f"Runs of one stack continue from the same step. Got steps {sorted(steps)}; train them apart.")
         return steps.pop()
 
-    def _record(self, records: Sequence[StepRecord], step: int) -> None:
-        session, now = self.session, time.monotonic()
+    def _record(self, records: Sequence[StepRecord]) -> None:
+        session, now, step = self.session, time.monotonic(), records[0].step
         seconds, self.stepped = now - self.stepped, now
+        wanted = (step + 1) % session.execution.log_every == 0 or session.plan.ends_epoch(step + 1)
         for member, record in zip(self.live, records, strict=True):
             tally = member.state.tally
             tally.train_seconds += seconds
@@ -139,13 +163,14 @@ class _Loop:
                 continue
             member.last_lr = record.applied.lr
             tally.gradient_norms = [*tally.gradient_norms[1 - _NORMS_KEPT :], record.statistics.gradient_norm]
-            wanted = (step + 1) % session.execution.log_every == 0 or session.plan.ends_epoch(step + 1)
             if session.world.is_first and (wanted or member.state.ended):
                 self._write_records(member, record, seconds)
         if session.world.is_first:
             first = records[0]
             speed = first.statistics.num_images * len(records) / max(seconds, 1e-9)
-            self.watcher.stepped(StepReport(session.plan, step + 1, first.statistics.loss, first.applied.lr, speed))
+            waited, self.waited = session.batches.seconds_waiting - self.waited, session.batches.seconds_waiting
+            share = min(waited / max(seconds, 1e-9), 1.0)
+            self.watcher.stepped(StepReport(session.plan, step + 1, first.statistics.loss, first.applied.lr, speed, share))
 
     def _write_records(self, member: Member, record: StepRecord, seconds: float) -> None:
         member.run.metrics(metrics_entry(record, seconds))
@@ -155,33 +180,24 @@ class _Loop:
         if member.board is not None:
             member.board.step(record.step, record.applied.lr, record.statistics.loss)
 
-    def _end_diverged(self, records: Sequence[StepRecord], step: int) -> None:
+    def _end_diverged(self, records: Sequence[StepRecord]) -> None:
         failing = [(m, r) for m, r in zip(self.live, records, strict=True) if not r.taken]
         if not failing:
             return
-        session = self.session
+        session, step = self.session, records[0].step
         policy = session.plan.recipe.batchnorm_running
         # Not computed anew: weights on the way to infinity may have no finite statistics.
         self._show_statistics("mean" if policy == "precise" else policy)
         evaluations = self._evaluated()
-        batch_of, placement = session.batches.at(step), session.batches.placement(step)
+        batch_of, placement = session.batches.again(step), session.batches.placement(step)
         for member, record in failing:
-            found = record.statistics
             workers = session.engine.first_failing_workers(batch_of, placement, record.state.slot)
-            where = f"worker {workers.start}" if len(workers) == 1 else f"workers {workers.start}-{workers.stop - 1}"
-            norms = ", ".join(f"{norm:.3g}" for norm in member.state.tally.gradient_norms)
-            reason = (
-                f"loss {found.loss:.6g}, gradient norm {found.gradient_norm:.6g}"
-                f"{', a batch-norm statistic not finite' if found.finite else ''} at step {step} "
-                f"(epoch {member.state.plan.position(step).epoch}) with rate {record.applied.lr:.6g}, first in {where}; "
-                f"gradient norms before: {norms or 'none'}"
-            )
-            member.state.failure = reason
+            member.state.failure = reason_of_divergence(record, workers)
             self._finish(member, "diverged", evaluations[member.state.slot])
 
     def _show_statistics(self, policy: str) -> None:
         session = self.session
-        show_statistics([member.state for member in self.live], session.engine, session.batches, policy)
+        show_statistics(self._states(), session.engine, session.batches, policy)
 
     def _note_recomputation(self) -> None:
         num_images = sum(map(self.session.batches.num_images, self.session.batches.steps_for_statistics()))
@@ -296,7 +312,7 @@ class _Loop:
     def _finish(self, member: Member, status: str, evaluation: Evaluation) -> None:
         state, run = member.state, member.run
         state.freeze()
-        result = self._result(member, status, evaluation)
+        result = result_of(member, status, evaluation, time.monotonic() - self.began)
         self.results[state.slot] = result
         if not self.session.world.is_first:
             return
@@ -308,33 +324,6 @@ class _Loop:
             run.log(f"diverged: {result.reason}")
         run.event(status, step=state.tally.step)
         run.finish(result)
-
-    def _result(self, member: Member, status: str, evaluation: Evaluation) -> RunResult:
-        state, tally = member.state, member.state.tally
-        recipe, accuracies = member.run.recipe, [*member.state.tally.accuracies] or [evaluation.accuracy]
-        return RunResult(
-            status=status,  # type: ignore[arg-type]
-            recipe_fingerprint=recipe.fingerprint,
-            weights_sha256=weights_sha256(state.weights()),
-            global_batch=recipe.grid.global_batch,
-            num_workers=recipe.grid.num_workers,
-            images_per_worker=recipe.grid.images_per_worker,
-            steps=tally.step,
-            epochs=state.plan.epochs_after(tally.step),
-            train_images_seen=tally.images_seen,
-            val_images=evaluation.images,
-            val_correct=evaluation.correct,
-            val_accuracy=evaluation.accuracy,
-            val_loss=evaluation.finite_loss,
-            median_last5_val_accuracy=statistics.median(accuracies[-5:]),
-            best_val_accuracy=max(accuracies),
-            seed=recipe.seed,
-            mode=recipe.mode,
-            images_per_second=round(tally.images_seen / tally.train_seconds, 1) if tally.train_seconds else 0.0,
-            wall_seconds=round(time.monotonic() - self.began, 3),
-            interruptions=member.interruptions,
-            reason=state.failure,
-        )
 
     def _note(self, text: str) -> None:
         if self.session.world.is_first and text not in self.notes:

@@ -28,10 +28,9 @@ def of_step(moments: StepMoments) -> Tensor:
 
 def centre_of(states: Sequence[TrainState], engine: GradientEngine) -> Tensor:
     """Return numbers near the current means, shape (T, M): each run's running mean in its slot, 0 in empty slots."""
-    centre = torch.zeros(engine.model.num_slots, engine.moments.num_channels, device=states[0].gradient.device)
-    for state in states:
-        centre[state.slot] = state.running[0, 0]
-    return centre
+    empty = torch.zeros(engine.moments.num_channels, device=states[0].gradient.device)
+    held = {state.slot: state.running[0, 0] for state in states}
+    return torch.stack([held.get(slot, empty) for slot in range(engine.model.num_slots)])
 
 
 def policy_after(recipe: Recipe, num_steps: int) -> str:
@@ -61,7 +60,7 @@ def precise_statistics(engine: GradientEngine, batches: Batches, centre: Tensor)
     steps = batches.steps_for_statistics()
     sums = torch.zeros((), dtype=torch.float64, device=centre.device)
     for step in steps:
-        sums = sums + engine.moment_sums(batches.at(step), batches.placement(step), centre).double()
+        sums = sums + engine.moment_sums(batches.again(step), batches.placement(step), centre).double()
     num_images = sum(batches.num_images(step) for step in steps)
     found = engine.moments.unpack(sums, centre.double(), num_images, num_groups=1)
     return torch.stack((found.pooled_mean, found.pooled_variance), dim=1).to(centre.dtype)

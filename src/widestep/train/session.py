@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from widestep.data.source import ImageSource, open_source
+from widestep.data.loading import Loading
+from widestep.data.source import ImageSource, open_recipe_data
 from widestep.errors import DataError, StoreError, UsageError, WidestepError
 from widestep.models.build import model_fingerprint
 from widestep.models.probe import Findings
@@ -101,13 +102,14 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
     fix_arithmetic(recipe)
     keep_freed_memory()
     device, source, model, members, notes = world.agreed(lambda: _prepared(runs, execution, world.local_process))
+    world.meet_on(device)
     plan_of_slot = {member.state.slot: member.state.plan for member in members}
     plans = [plan_of_slot.get(slot, members[0].state.plan) for slot in range(recipe.stack)]
     session = Session(
         members,
         model,
         build_engine(model, recipe, world, stop.requested),
-        Batches(source, plans, device, world.num_processes),
+        Batches(source, plans, device, world.num_processes, world.process),
         source,
         [evaluated_ids(source, plan.recipe) for plan in plans],
         world,
@@ -132,13 +134,8 @@ def _prepared(runs: Sequence[Run], execution: Execution, local_process: int) -> 
     recipe = runs[0].recipe
     _check_stack(runs)
     device = choose_device(execution.device, local_process)
-    source = open_source(
-        recipe.data,
-        augment=recipe.augment,
-        image_size=recipe.image_size,
-        train_images=recipe.train_images,
-        num_threads=execution.loader_threads,
-    )
+    loading = Loading(device, execution.loader_threads, execution.gib_in_memory)
+    source = open_recipe_data(recipe, loading)
     facts = source.facts
     try:
         plans = [RunPlan(run.recipe, facts.num_train) for run in runs]

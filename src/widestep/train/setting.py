@@ -9,6 +9,7 @@ import torch
 
 from widestep.errors import EnvironmentFault
 from widestep.models.build import build_model
+from widestep.models.compiled import CompiledPass
 from widestep.models.stacked import StackedModel
 from widestep.plan.recipe import Recipe
 from widestep.workers.blocks import ForwardPass
@@ -19,7 +20,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 
 def choose_device(wanted: str, local_process: int = 0) -> torch.device:
-    """Return the device of a process.
+    """Return the device of a process, made torch's current one.
 
     Raises
     ------
@@ -31,7 +32,11 @@ def choose_device(wanted: str, local_process: int = 0) -> torch.device:
         raise EnvironmentFault(
             "The device cuda needs a GPU. None was found; use --device cpu (virtual workers need no GPU)."
         )
-    return torch.device("cuda", local_process % found) if found else torch.device("cpu")
+    if not found:
+        return torch.device("cpu")
+    device = torch.device("cuda", local_process % found)
+    torch.cuda.set_device(device)  # streams and events that nobody places are its
+    return device
 
 
 def fix_arithmetic(recipe: Recipe) -> None:
@@ -57,26 +62,36 @@ def keep_freed_memory() -> None:
 
 def model_of(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> StackedModel:
     """Build the recipe's model, on the CPU and without initial weights."""
-    return build_model(
+    model = build_model(
         recipe.model,
         num_classes=num_classes,
         image_shape=image_shape,
         num_slots=recipe.stack,
         dropout=recipe.dropout,
     )
+    model.memory_format = memory_format_of(recipe)
+    return model
+
+
+def memory_format_of(recipe: Recipe) -> torch.memory_format:
+    """Return how the recipe's model wants its images in memory; it converts those that lie otherwise."""
+    return torch.channels_last if recipe.channels_last else torch.contiguous_format
 
 
 def build_engine(
     model: StackedModel, recipe: Recipe, world: World, stop_requested: Callable[[], bool] = lambda: False
 ) -> GradientEngine:
     """Build the engine of the recipe's mode."""
+    reproducible = recipe.mode == "reproducible"
+    if recipe.compile != "none":
+        model.compiled = CompiledPass(model, recipe.compile, num_threads=recipe.threads, reproducible=reproducible)
     forward = ForwardPass(
         model,
         label_smoothing=recipe.label_smoothing,
         precision=recipe.precision,
         per_worker=recipe.has_worker_norms,
     )
-    if recipe.mode == "reproducible":
+    if reproducible:
         return GradientEngine(forward, world, has_worker_norms=recipe.has_worker_norms, stop_requested=stop_requested)
     from widestep.workers.overlapped import OverlappedEngine
 

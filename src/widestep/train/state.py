@@ -1,14 +1,14 @@
 """What a step changes: the state of one run, held in its slot of the stacked model."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from widestep.models.stacked import StackedModel, parameter_roles
-from widestep.optim.build import build_optimizer, clip_factor, set_rate, update
+from widestep.optim.build import build_optimizer, set_rate, update
 from widestep.plan.randomness import Stream
 from widestep.plan.runplan import RunPlan
 from widestep.records.gradients import GradientStatistics
@@ -46,8 +46,6 @@ class Applied:
     ----------
     lr
         The rate given to the optimizer.
-    clip
-        Factor of the averaged gradient; 1 where it was not longer than allowed. None without a limit.
     gain
         AdaScale's gain; None for other rules.
     estimate
@@ -55,7 +53,6 @@ class Applied:
     """
 
     lr: float
-    clip: float | None = None
     gain: float | None = None
     estimate: GainEstimate | None = None
 
@@ -90,6 +87,7 @@ class TrainState:
         self._attach_gradient()
         self.optimizer = build_optimizer(recipe, self.trained, parameter_roles(model), plan.epochs_in)
         self.running = self._initial_statistics(first.device)
+        self._before: dict[str, Tensor] = {}
 
     def _attach_gradient(self) -> None:
         """Make every trained parameter's gradient a view of the flat one."""
@@ -113,12 +111,14 @@ class TrainState:
         """Whether training has come to its end."""
         return self.tally.step >= self.plan.total_steps or self.tally.progress >= self.plan.length
 
-    def decide(self, statistics: GradientStatistics, step: int) -> Applied:
-        """Return what the step would apply; nothing changes yet."""
+    def decide(self, statistics: GradientStatistics | None, step: int) -> Applied:
+        """Return what the step would apply, which AdaScale alone makes depend on the gradient; nothing changes yet."""
         recipe = self.plan.recipe
-        clip = None if recipe.clip_norm is None else clip_factor(statistics.gradient_norm, recipe.clip_norm)
-        if recipe.scaling != "adascale" or not statistics.finite:
-            return Applied(self.plan.lr(step, self.tally.progress), clip)
+        if recipe.scaling != "adascale":
+            return Applied(self.plan.lr(step, self.tally.progress))
+        assert statistics is not None
+        if not statistics.finite:
+            return Applied(self.plan.lr(step, self.tally.progress))
         assert statistics.mean_square_of_workers is not None
         num_workers = min(self.plan.grid_at(step).num_workers, statistics.num_images)
         smoothing = recipe.adascale_smoothing
@@ -129,13 +129,37 @@ class TrainState:
             smoothing=usual_smoothing(num_workers) if smoothing is None else smoothing,
         )
         gain = estimate.gain(num_workers)
-        return Applied(self.plan.lr(step, self.tally.progress, gain), clip, gain, estimate)
+        return Applied(self.plan.lr(step, self.tally.progress, gain), gain, estimate)
 
-    def apply(self, gradient: Tensor, applied: Applied) -> None:
-        """Take one optimizer step with the averaged gradient, shape (P,)."""
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember what a step changes, so that `step_back` can undo one that turns out not to be finite."""
+        held = self._moving()
+        if self._before.keys() == held.keys():
+            _copy(list(self._before.values()), list(held.values()))
+        else:
+            self._before = {name: tensor.clone() for name, tensor in held.items()}
+
+    @torch.no_grad()
+    def step_back(self) -> None:
+        """Put everything back that has changed since `keep`, to the bit."""
+        self.optimizer.state.clear()
+        held, prefix = self._moving(), "optimizer/"
+        _copy(list(held.values()), [self._before[name] for name in held])
+        kept = {name.removeprefix(prefix): t.clone() for name, t in self._before.items() if name.startswith(prefix)}
+        self.restore_optimizer(kept)
+
+    def _moving(self) -> dict[str, Tensor]:
+        """Return the tensors that a step changes by name."""
+        optimizer = {f"optimizer/{name}": tensor for name, tensor in self.optimizer_tensors().items()}
+        weights = {f"weights/{name}": tensor for name, tensor in self.trained.items()}
+        return {**weights, "running": self.running, **optimizer}
+
+    def apply(self, gradient: Tensor, applied: Applied, clip: Tensor | None = None) -> None:
+        """Take one optimizer step with the averaged gradient, shape (P,), multiplied by `clip`, a float64 scalar."""
         self.gradient.copy_(gradient)
-        if applied.clip is not None and applied.clip < 1:
-            self.gradient.mul_(applied.clip)
+        if clip is not None:
+            self.gradient.mul_(clip)
         set_rate(self.optimizer, applied.lr, self.plan.epochs_after(self.tally.step))
         update(self.optimizer)
 
@@ -199,6 +223,13 @@ class TrainState:
             name, _, key = label.rpartition(":")
             parameter = self.trained[name]
             self.optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _copy(into: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    """Overwrite tensors with others, those of one device together."""
+    for device in {tensor.device for tensor in into}:
+        places = [number for number, tensor in enumerate(into) if tensor.device == device]
+        torch._foreach_copy_([into[place] for place in places], [tensors[place] for place in places])
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,8 @@ from widestep.workers.moments import MomentSums
 class Block:
     """Images of neighbouring workers that pass through the model together: a block of the placement.
 
-    In a short last step, where some of its workers have one image more than others, a part of one.
+    In a short last step, where some of its workers have one image more than others, a part of one; where a worker's images
+    do not fit into memory, one of its passes.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ class Block:
         Where dropout gets its random numbers.
     seed
         For whatever else draws random numbers within a user's own model, from torch's global generator.
+    share
+        Part of each group's images that is in this pass: less than 1 where they are cut into several.
     """
 
     images: Tensor
@@ -41,16 +44,17 @@ class Block:
     groups: range
     dropout_keys: DropoutKeys | None = None
     seed: int = 0
+    share: float = 1.0
 
     @property
     def images_per_group(self) -> int:
-        """Images of each of the k groups."""
+        """Images of each of the k groups in this pass."""
         return len(self.labels) // len(self.groups)
 
 
 BatchOf = Callable[[range], Iterable[Block]]
 """The images of some neighbouring workers at the current step: one block, or several where a short last step gives some of
-them fewer images than others, or none."""
+them fewer images than others, or where one worker's are cut into several passes, one after the other; or none."""
 
 
 class ForwardPass:
@@ -73,17 +77,24 @@ class ForwardPass:
         self.moments = MomentSums(model)
         self._label_smoothing = label_smoothing
         self._autocast = precision == "bf16"
+        self._device_type = next(model.parameters()).device.type
         self._per_worker = per_worker
 
-    def losses(self, block: Block, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Return the loss of every image, shape (N, T), after a pass through the model (or `forward`, which wraps it)."""
+    @contextmanager
+    def of_one_step(self) -> Iterator[None]:
+        """Within this context weights stay as they are, so that bf16 passes round them once and not in every block."""
+        with torch.autocast(self._device_type, enabled=False) if self._autocast else nullcontext():
+            yield  # autocast keeps what it rounded until the outermost of its contexts ends
+
+    def losses(self, block: Block) -> Tensor:
+        """Return the loss of every image, shape (N, T), after a pass through the model."""
         per_worker = self._per_worker and len(block.groups) > 1
         self.model.context.begin(len(block.groups), block.dropout_keys, per_worker=per_worker)
         device = block.images.device
         precision = torch.autocast(device.type, torch.bfloat16) if self._autocast else nullcontext()
         randomness = global_generator(block.seed, device) if self.model.draws_globally else nullcontext()
         with explained(device), randomness, precision:
-            logits = (forward or self.model)(block.images)
+            logits = self.model(block.images)
         return F.cross_entropy(
             logits.flatten(0, 1).float() if self._autocast else logits.flatten(0, 1),
             block.labels.flatten(),
@@ -93,7 +104,8 @@ class ForwardPass:
 
     def measured(self, block: Block, centre: Tensor) -> Iterator[Tensor]:
         """Yield what batch normalisation measured in the last pass, as `MomentSums.pack`."""
-        return self.moments.pack(self.model.context.batch_statistics(), block.groups, block.images_per_group, centre)
+        measured = self.model.context.batch_statistics()
+        return self.moments.pack(measured, block.groups, block.images_per_group, centre, block.share)
 
 
 @contextmanager

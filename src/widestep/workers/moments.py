@@ -36,10 +36,12 @@ class StepMoments:
     first_mean: Tensor
     first_variance: Tensor
 
-    def finite(self) -> list[bool]:
-        """Say of every slot whether all its moments are finite."""
-        held = (self.mean, self.variance, self.pooled_variance)
-        return torch.stack([torch.isfinite(tensor).all(1) for tensor in held]).all(0).tolist()
+    def finite(self) -> Tensor:
+        """Say of every slot whether all its moments are finite: shape (T,), left on the device.
+
+        Zero times a finite number is 0, times any other NaN, and so is the sum.
+        """
+        return torch.cat((self.mean, self.variance, self.pooled_variance), dim=1).mul_(0.0).sum(1) == 0
 
 
 class MomentSums:
@@ -58,9 +60,10 @@ class MomentSums:
         self._channels = [norm.num_channels // model.num_slots for norm in model.batch_norms()]
         self.num_channels = sum(self._channels)
         self.width = 6 * self.num_channels + len(self._channels)
+        self._held: dict[tuple[object, ...], Tensor] = {}
 
     def pack(
-        self, measured: list[BatchStatistics], groups: range, images_per_group: int, centre: Tensor
+        self, measured: list[BatchStatistics], groups: range, images_per_group: int, centre: Tensor, share: float = 1.0
     ) -> Iterator[Tensor]:
         """Yield pieces of shape (T, ...), `width` columns together.
 
@@ -70,31 +73,40 @@ class MomentSums:
             One a layer; moments of shape (k, T*C), a row a group.
         groups
             The k groups.
+        images_per_group
+            c, in this pass.
         centre
             Shape (T, M), the same on every process.
+        share
+            Part of a group's images that is in this pass. A group cut into passes has one mean and variance all the same:
+            those of its passes, weighted by their images (statement B2).
         """
         if not measured:
             return
         mean = torch.cat([self._by_slot(found.mean) for found in measured], dim=2)
         variance = torch.cat([self._by_slot(found.variance) for found in measured], dim=2)
-        values = mean.new_tensor([found.num_values for found in measured]).repeat_interleave(self._repeats(mean))
+        values = self._of_channels(tuple(float(found.num_values) for found in measured), mean)
         away = mean - centre
+        centred = away.sum(0) * images_per_group
+        squares = (variance * ((values - 1) / values) + away * away).sum(0) * images_per_group
+        if share != 1:
+            mean, variance = mean * share, variance * share
         yield mean.sum(0)
         yield variance.sum(0)
-        yield away.sum(0) * images_per_group
-        yield (variance * ((values - 1) / values) + away * away).sum(0) * images_per_group
+        yield centred
+        yield squares
         if groups.start == 0:
             yield mean[0]
             yield variance[0]
         else:
             yield mean.new_zeros(self._num_slots, 2 * self.num_channels)
-        counts = mean.new_tensor([float(found.num_values * len(groups)) for found in measured])
-        yield counts.expand(self._num_slots, -1)
+        yield self._of_layers(tuple(float(found.num_values * len(groups)) for found in measured), mean)
 
     def unpack(self, sums: Tensor, centre: Tensor, num_images: int, num_groups: int) -> StepMoments:
         """Return the moments of the global batch from the total, shape (T, width), over `num_groups` groups with images."""
         pieces = sums.split([self.num_channels] * 6 + [len(self._channels)], dim=1)
-        counts = pieces[6].repeat_interleave(self._repeats(sums), dim=1)
+        layers = self._of_channels(tuple(range(len(self._channels))), sums.new_empty(0, dtype=torch.int64))
+        counts = pieces[6].index_select(1, layers)
         shift = pieces[2] / num_images
         biased = (pieces[3] / num_images - shift * shift).clamp_(min=0)
         return StepMoments(
@@ -110,5 +122,21 @@ class MomentSums:
         """See (k, T*C) as (k, T, C), in float32 or wider."""
         return moments.detach().view(len(moments), self._num_slots, -1)
 
-    def _repeats(self, like: Tensor) -> Tensor:
-        return torch.tensor(self._channels, dtype=torch.int64, device=like.device)
+    def _of_layers(self, numbers: tuple[float, ...], like: Tensor) -> Tensor:
+        """Return a number a layer for every slot, shape (T, layers), of the type and on the device of `like`.
+
+        It is kept: numbers of images hardly change, and to hand them to a device means to wait for it.
+        """
+        key = (numbers, like.dtype, like.device)
+        if key not in self._held:
+            self._held[key] = like.new_tensor(numbers).expand(self._num_slots, -1)
+        return self._held[key]
+
+    def _of_channels(self, numbers: tuple[float, ...], like: Tensor) -> Tensor:
+        """Return the number of each channel's layer, shape (M,), of the type and on the device of `like`; it is kept."""
+        key = ("channels", numbers, like.dtype, like.device)
+        if key not in self._held:
+            self._held[key] = like.new_tensor(
+                [n for n, width in zip(numbers, self._channels, strict=True) for _ in range(width)]
+            )
+        return self._held[key]

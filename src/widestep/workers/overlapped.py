@@ -43,7 +43,7 @@ class OverlappedEngine(GradientEngine):
         super().__init__(forward, world, stop_requested=stop_requested)
         self._loss_of: nn.Module = _LossOf(forward, self._parameters)
         if world.num_processes > 1:
-            self._loss_of = DistributedDataParallel(self._loss_of, gradient_as_bucket_view=True)
+            self._loss_of = DistributedDataParallel(self._loss_of, gradient_as_bucket_view=True, process_group=world.group)
             if compression != "none":
                 self._loss_of.register_comm_hook(None, _HOOKS[compression])
 
@@ -51,16 +51,24 @@ class OverlappedEngine(GradientEngine):
         """Compute the gradient of one global batch, as `GradientEngine.gradients`."""
         mine = placement.blocks(self.world.process)
         blocks = (part for block in mine for part in batch_of(placement.workers(block)))
-        sums = self.world.summed_in_any_order(self._backward(blocks, num_images, centre))
-        gradients = torch.cat([self._gradient(parameter) for parameter in self._parameters], dim=1)
+        with self._forward.of_one_step():
+            sums = self._backward(blocks, num_images, centre)
+        stopping = self._stop_requested()
+        if self.world.num_processes > 1:
+            sums[:, -1] = float(stopping)
+            sums = self.world.summed_in_any_order(sums)
+            stopping = bool(sums[0, -1] > 0)
+        held = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        gradients = torch.cat([gradient.reshape(self.model.num_slots, -1) for gradient in held], dim=1)
         gradients *= self.world.num_processes  # torch averages over processes
-        return self._found(gradients, sums, num_images, placement, centre)
+        return self._found(gradients, sums, num_images, placement, centre, stopping)
 
     def _backward(self, blocks: Iterator[Block], num_images: int, centre: Tensor) -> Tensor:
         """Accumulate the gradients of all blocks, exchanged during the last backward pass; return the other sums."""
         for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+            if parameter.grad is None:  # memory of its own: what a compiled pass returns is overwritten by the next
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.zero_()
         sums = torch.zeros(self.model.num_slots, sum(self._widths[1:]), device=self._device)
         block = next(blocks, None)  # a process without images takes part in the exchange all the same
         while True:
@@ -75,7 +83,6 @@ class OverlappedEngine(GradientEngine):
             if following is None:
                 break
             block = following
-        sums[:, -1] = float(self._stop_requested())
         return sums
 
     def _keeping(self) -> "nullcontext[None]":
@@ -83,10 +90,6 @@ class OverlappedEngine(GradientEngine):
         if isinstance(self._loss_of, DistributedDataParallel):
             return self._loss_of.no_sync()  # type: ignore[return-value]
         return nullcontext()
-
-    def _gradient(self, parameter: Tensor) -> Tensor:
-        held = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        return held.reshape(self.model.num_slots, -1)
 
 
 class _LossOf(nn.Module):

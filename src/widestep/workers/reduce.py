@@ -12,7 +12,8 @@ drawing::
               process 0          process 1
               a + (c + e)        b + (d + f)       both then tell one another
 
-The vector is padded so that chunks are equally long, and everything passes through the processor's memory.
+The vector is padded so that chunks are equally long. Everything lies on `world.wire`: in the processor's memory, or on the
+GPU where every process has one of its own.
 """
 
 import math
@@ -40,7 +41,8 @@ def sum_over_processes(
 
     Returns
     -------
-    A tensor of shape `shape`. The bytes equal those of one process that holds all leaves.
+    A tensor of shape `shape`, on `world.wire` where there is more than one process. The bytes equal those of one process
+    that holds all leaves.
     """
     if world.num_processes == 1:
         return finish(partial_sums, placement.num_blocks)
@@ -55,11 +57,11 @@ def sum_over_processes(
     counts = [len(held) * chunk for held in nodes]
     received = world.scratch("received", sum(counts))
     with world.contact():
-        dist.all_to_all_single(received, sent, counts, [len(partial_sums) * chunk] * world.num_processes)
+        dist.all_to_all_single(received, sent, counts, [len(partial_sums) * chunk] * world.num_processes, group=world.group)
     rows = received.view(-1, chunk)
     everyone = [node for held in nodes for node in held]
     mine = finish(dict(zip(everyone, rows, strict=True)), placement.num_blocks)
-    whole = torch.empty(world.num_processes * chunk)
+    whole = torch.empty(world.num_processes * chunk, device=world.wire)
     with world.contact():
-        _all_gather(whole, mine.contiguous())
-    return whole[:length].view(shape).to(world.device)
+        _all_gather(whole, mine.contiguous(), group=world.group)
+    return whole[:length].view(shape)

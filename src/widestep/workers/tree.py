@@ -17,8 +17,20 @@ differ, but every addition of the tree is still done once, with the same two ope
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
-from torch import Tensor
+
+class Addend(Protocol):
+    """What is summed: a tensor, or several."""
+
+    def add_(self, other: Self, /) -> Self:
+        """Add in place."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """Return the sum."""
+
+
+Value = TypeVar("Value", bound=Addend)
 
 
 @dataclass(frozen=True)
@@ -46,14 +58,14 @@ def complete_subtrees(leaves: range) -> list[Node]:
     return nodes
 
 
-def sum_leaves(leaves: Iterable[tuple[int, Tensor]]) -> dict[Node, Tensor]:
+def sum_leaves(leaves: Iterable[tuple[int, Value]]) -> dict[Node, Value]:
     """Sum contiguous leaves, given in order, into the partial sums of `complete_subtrees`.
 
     Leaves are taken one at a time and added in place as a binary counter carries, so that only about log2 of their number
     are in memory. The tensors are consumed.
     """
     nodes: list[Node] = []
-    sums: list[Tensor] = []
+    sums: list[Value] = []
     for leaf, value in leaves:
         nodes.append(Node(0, leaf))
         sums.append(value)
@@ -64,11 +76,11 @@ def sum_leaves(leaves: Iterable[tuple[int, Tensor]]) -> dict[Node, Tensor]:
     return dict(zip(nodes, sums, strict=True))
 
 
-def finish(partial_sums: Mapping[Node, Tensor], num_leaves: int) -> Tensor:
+def finish(partial_sums: Mapping[Node, Value], num_leaves: int) -> Value:
     """Sum partial sums that cover all leaves 0..num_leaves-1 up to the root."""
     assert num_leaves > 0
 
-    def value(node: Node) -> Tensor:
+    def value(node: Node) -> Value:
         if node in partial_sums:
             return partial_sums[node]
         left, right = Node(node.level - 1, 2 * node.index), Node(node.level - 1, 2 * node.index + 1)

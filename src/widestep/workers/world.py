@@ -3,12 +3,14 @@
 Only this module, `reduce` and `overlapped` use torch.distributed. Nothing is pickled: tensors and JSON text are sent.
 """
 
+import hashlib
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from widestep.errors import EnvironmentFault, WidestepError, WorkerLost
 from widestep.workers.launched import Launch
 
 Value = TypeVar("Value")
+_PATIENCE = timedelta(minutes=10)
 
 
 class AgreedFailure(WidestepError):
@@ -35,15 +38,22 @@ class World:
     ----------
     launch
         This process's place, or None for a job of one process, which needs no communication at all.
-    device
-        Where the tensors that are exchanged live.
+
+    Attributes
+    ----------
+    wire
+        Where sums of gradients lie while they are exchanged: in the processor's memory, or on this process's own GPU (see
+        `meet_on`).
+    group
+        torch's group of processes that exchanges them; None for its default one, which goes through the processors.
     """
 
-    def __init__(self, launch: Launch | None = None, device: torch.device | None = None) -> None:
+    def __init__(self, launch: Launch | None = None) -> None:
         self.process = launch.process if launch else 0
         self.num_processes = launch.num_processes if launch else 1
         self.local_process = launch.local_process if launch else 0
-        self.device = device or torch.device("cpu")
+        self.wire = torch.device("cpu")
+        self.group: Any = None
         self._scratch: dict[str, Tensor] = {}
         if launch is not None and launch.num_processes > 1:
             self._join(launch)
@@ -52,7 +62,7 @@ class World:
         job: dict[str, Any] = {
             "rank": launch.process,
             "world_size": launch.num_processes,
-            "timeout": timedelta(minutes=10),
+            "timeout": _PATIENCE,
         }
         try:
             if launch.launcher == "widestep":
@@ -74,6 +84,21 @@ class World:
                 f"{launch.process} could not: {str(error).splitlines()[0]}. Check that all were started and can reach it."
             ) from error
 
+    def meet_on(self, device: torch.device) -> None:
+        """Exchange sums of gradients from GPU to GPU from now on, by NCCL, if every process computes on one of its own.
+
+        Only data are moved that way, and added up in an order of ours, so it changes no byte. Processes that share a GPU,
+        which NCCL refuses, go on through the processors' memory.
+        """
+        if self.num_processes == 1 or device.type != "cuda":
+            return
+        gpu = f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+        gpus = torch.zeros(self.num_processes, dtype=torch.float64)
+        number = int.from_bytes(hashlib.blake2b(gpu.encode(), digest_size=6).digest(), "little")
+        gpus[self.process] = number  # below 2**48: exact
+        if len(set(self.merged(gpus).tolist())) == self.num_processes and dist.is_nccl_available():
+            self.group, self.wire = dist.new_group(backend="nccl", timeout=_PATIENCE), device
+
     @property
     def is_first(self) -> bool:
         """Whether this is process 0, the one that writes."""
@@ -83,7 +108,7 @@ class World:
         """Return memory of `size` numbers that keeps nothing from call to call: fresh memory is slow where it is large."""
         held = self._scratch.get(name)
         if held is None or len(held) != size:
-            held = self._scratch[name] = torch.empty(size)
+            held = self._scratch[name] = torch.empty(size, device=self.wire)
         return held
 
     def merged(self, values: Tensor) -> Tensor:
@@ -99,9 +124,10 @@ class World:
         """Add arrays of all processes, in torch's order, which depends on their number: for fast mode only."""
         if self.num_processes == 1:
             return values
+        summed = values.to(self.wire)
         with self.contact():
-            dist.all_reduce(values)
-        return values
+            dist.all_reduce(summed, group=self.group)
+        return summed.to(values.device)
 
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite a tensor with that of process 0."""
@@ -176,7 +202,7 @@ class World:
             with self.contact():
                 dist.barrier()
 
-    def __enter__(self) -> "World":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

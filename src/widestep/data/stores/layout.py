@@ -85,16 +85,16 @@ def scan_folder(path: str | os.PathLike[str]) -> FolderLayout:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise DataError(f"A folder data set must be an existing folder. There is none at {str(root)!r}: correct the path.")
-    train_directory = _split_directory(root, "train")
-    val_directory = _split_directory(root, "val", "validation")
-    classes = _class_names(train_directory)
+        instead = "That is a file" if root.exists() else "There is none"
+        raise DataError(f"A folder data set must be an existing folder. {instead} at {str(root)!r}: correct the path.")
+    train_directory, val_directory = split_directories(root)
+    classes = class_names(train_directory)
     if len(classes) < 2:
         raise DataError(
             f"A classifier needs at least two classes. {str(train_directory)!r} has only {classes[0]!r}: "
             "put the images into one folder a class."
         )
-    val_classes = _class_names(val_directory)
+    val_classes = class_names(val_directory)
     strangers = sorted(set(val_classes) - set(classes))
     if strangers:
         raise DataError(
@@ -107,12 +107,17 @@ def scan_folder(path: str | os.PathLike[str]) -> FolderLayout:
     return FolderLayout(root, classes, train, val, digest.hexdigest())
 
 
+def split_directories(root: Path) -> tuple[Path, Path]:
+    """Return the folders of the training and of the validation images, or raise DataError saying what is there instead."""
+    return _split_directory(root, "train"), _split_directory(root, "val", "validation")
+
+
 def _split_directory(root: Path, *names: str) -> Path:
     found = [root / name for name in names if (root / name).is_dir()]
     if not found:
         raise DataError(
             f"A folder data set must hold the folders train and val. {str(root)!r} has no folder "
-            f"{' or '.join(names)}: sort the images into {names[0]}/CLASS/."
+            f"{' or '.join(names)}{_instead(root)}: sort the images into {names[0]}/CLASS/."
         )
     if len(found) > 1:
         raise DataError(
@@ -122,14 +127,39 @@ def _split_directory(root: Path, *names: str) -> Path:
     return found[0]
 
 
-def _class_names(directory: Path) -> tuple[str, ...]:
+def _instead(root: Path) -> str:
+    """Say what a folder holds where class folders or splits were looked for, and which form of data set that may be."""
+    entries = sorted((name, is_folder) for name, _, is_folder in _entries(root))
+    folders = [name for name, is_folder in entries if is_folder]
+    files = [name for name, is_folder in entries if not is_folder]
+    for form, suffix in (("parquet", ".parquet"), ("tar", ".tar")):
+        if any(name.endswith(suffix) for name in files):
+            return f", but {suffix} files (perhaps you meant {form}:{root})"
+    if "index.json" in files:
+        return f", but an index.json (perhaps you meant packed:{root})"
+    if {"train", "val", "validation"}.isdisjoint(folders) and folders:
+        return f", but {len(folders):,} other folder(s): {_few(folders)}"
+    kept = [name for name in folders if name in ("train", "val", "validation")] or files
+    return f", only {_few(kept)}" if kept else " and is empty"
+
+
+def class_names(directory: Path) -> tuple[str, ...]:
+    """Return the names of the class folders in a split's folder, sorted; raises DataError when there are none."""
     names = tuple(sorted(name for name, _, is_folder in _entries(directory) if is_folder))
     if not names:
         raise DataError(
             f"{str(directory)!r} must hold one folder a class, for example {directory.name}/cat/1.jpg. "
-            "It has no folders: sort the images into class folders."
+            f"It has no folders{_files_instead(directory)}: sort the images into class folders."
         )
     return names
+
+
+def _files_instead(directory: Path) -> str:
+    files = sorted(name for name, _, _ in _entries(directory))
+    if not files:
+        return " and no files"
+    known = ", as ImageNet's validation images come; their classes are in its development kit"
+    return f" but {len(files):,} file(s), such as {files[0]!r}" + (known if files[0].startswith("ILSVRC2012_val_") else "")
 
 
 def _list_images(

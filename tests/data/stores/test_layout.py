@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from widestep.data.layout import scan_folder
+from widestep.data.stores.layout import scan_folder
 from widestep.errors import DataError
 
 GOOD = {

@@ -3,8 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
+from widestep.data.loading import Loading
 from widestep.data.source import open_source
-from widestep.errors import DataError
+from widestep.errors import DataError, UsageError
 from widestep.plan.randomness import Stream, uniforms_of_keys
 
 AUGMENTATIONS = ["none", "shift-flip", "random-resized-crop"]
@@ -38,9 +39,10 @@ def photographs(tree, picture, encoded):
 def opened(photographs):
     sources = []
 
-    def open_folder(augment: str = "none", num_threads: int = 0):
-        spec = f"folder:{photographs[0]}"
-        sources.append(open_source(spec, augment=augment, image_size=SIZE, train_images=None, num_threads=num_threads))
+    def open_folder(augment: str = "none", num_threads: int = 0, gib_in_memory: float = 2.0, **options):
+        loading = Loading(num_threads=num_threads, gib_in_memory=gib_in_memory)
+        options = {"image_size": SIZE, "evaluation_resize": 64, "loading": loading, **options}
+        sources.append(open_source(f"folder:{photographs[0]}", augment=augment, **options))
         return sources[-1]
 
     yield open_folder
@@ -63,7 +65,7 @@ def test_ids_labels_and_split(opened):
 
 def test_evaluation_images_by_hand(opened, photographs):
     """A short side of 64 = 56 * 8 / 7 is only cut: 4 pixels at the edges, 12 and 72 along the long sides."""
-    images = opened().evaluation_images(np.array([6, 0, 2, 5]))
+    images = opened().evaluation_images(np.array([6, 0, 2, 5])).result()
     assert images.shape == (4, 3, 56, 56)
     assert images.dtype == torch.float32
     pictures = photographs[1]
@@ -73,11 +75,11 @@ def test_evaluation_images_by_hand(opened, photographs):
 
 def test_training_images_without_augmentation(opened):
     source, ids = opened(), np.arange(5)
-    assert torch.equal(source.training_images(ids, KEYS[:5]), source.evaluation_images(ids))
+    assert torch.equal(source.training_images(ids, KEYS[:5]).result(), source.evaluation_images(ids).result())
 
 
 def test_shift_flip_by_hand(opened, photographs):
-    images = opened("shift-flip").training_images(np.array([0, 5, 0, 5, 0, 5, 0]), KEYS)
+    images = opened("shift-flip").training_images(np.array([0, 5, 0, 5, 0, 5, 0]), KEYS).result()
     for m, (flip, across, down) in enumerate(uniforms_of_keys(KEYS, 3)):
         padded = np.pad(photographs[1][0 if m % 2 == 0 else 5][4:60, 4:60], ((4, 4), (4, 4), (0, 0)))
         view = padded[int(down * 9) :, int(across * 9) :][:56, :56]
@@ -87,7 +89,7 @@ def test_shift_flip_by_hand(opened, photographs):
 def test_random_resized_crop_by_hand(opened, photographs):
     """Cut and resized by Pillow alone; for images of 64 x 64 and 64 x 80 the first box that fits is found by hand."""
     ids = np.array([0, 2, 0, 2, 0, 2, 0])
-    images = opened("random-resized-crop").training_images(ids, KEYS)
+    images = opened("random-resized-crop").training_images(ids, KEYS).result()
     for m, draws in enumerate(uniforms_of_keys(KEYS, 23)):
         image = Image.fromarray(photographs[1][ids[m]])
         areas = image.width * image.height * (0.08 + 0.92 * draws[3:13])
@@ -97,27 +99,27 @@ def test_random_resized_crop_by_hand(opened, photographs):
         left, top = int(draws[1] * (image.width - width + 1)), int(draws[2] * (image.height - height + 1))
         view = image.crop((left, top, left + width, top + height)).resize((56, 56), Image.Resampling.BILINEAR)
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[0] < 0.5 else view
-        np.testing.assert_allclose(images[m], normalised(np.asarray(view)), atol=2e-6)
+        np.testing.assert_allclose(images[m], normalised(np.asarray(view)), atol=2.01 / 255 / 0.224)  # two levels
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_threads_do_not_matter(opened, augment):
     """# D3"""
     ids = np.arange(7)
-    expected = opened(augment, num_threads=0).training_images(ids, KEYS)
+    expected = opened(augment, num_threads=0).training_images(ids, KEYS).result()
     for num_threads in (1, 4):
-        assert torch.equal(opened(augment, num_threads).training_images(ids, KEYS), expected)
+        assert torch.equal(opened(augment, num_threads).training_images(ids, KEYS).result(), expected)
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_augmentation_depends_on_the_key_alone(opened, augment):
     """# D3"""
     source, ids = opened(augment), np.arange(7)
-    together = source.training_images(ids, KEYS)
-    assert torch.equal(source.training_images(ids[::-1], KEYS[::-1]), together.flip(0))
-    alone = torch.cat([source.training_images(ids[m : m + 1], KEYS[m : m + 1]) for m in range(7)])
+    together = source.training_images(ids, KEYS).result()
+    assert torch.equal(source.training_images(ids[::-1], KEYS[::-1]).result(), together.flip(0))
+    alone = torch.cat([source.training_images(ids[m : m + 1], KEYS[m : m + 1]).result() for m in range(7)])
     assert torch.equal(alone, together)
-    others = source.training_images(ids, Stream(5, "augment").keys(ids, 1))
+    others = source.training_images(ids, Stream(5, "augment").keys(ids, 1)).result()
     assert torch.equal(others, together) == (augment == "none")
 
 
@@ -128,20 +130,74 @@ def test_first_damaged_file_is_named(opened, photographs, num_threads):
         path = photographs[0] / "train" / name
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"3\.jpg"):
-        source.training_images(np.array([0, 3, 4, 1, 2]), KEYS[:5])
-    assert source.training_images(np.array([0, 2]), KEYS[:2]).shape == (2, 3, 56, 56)
+        source.training_images(np.array([0, 3, 4, 1, 2]), KEYS[:5]).result()
+    assert source.training_images(np.array([0, 2]), KEYS[:2]).result().shape == (2, 3, 56, 56)
 
 
 def test_vanished_file_is_named(opened, photographs):
     source = opened()
     (photographs[0] / "val" / "a" / "5.png").unlink()
     with pytest.raises(DataError, match=r"5\.png"):
-        source.evaluation_images(np.array([5]))
+        source.evaluation_images(np.array([5])).result()
 
 
 def test_closing_ends_the_threads(opened):
     source = opened(num_threads=2)
-    source.evaluation_images(np.array([0]))
+    source.evaluation_images(np.array([0])).result()
     source.close()
     with pytest.raises(RuntimeError, match="shutdown"):
-        source.evaluation_images(np.array([0]))
+        source.evaluation_images(np.array([1])).result()
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_images_kept_in_memory_are_those_decoded_each_time(opened, augment, num_threads):
+    """# D3: visited in any order, some for the second time, some twice in a batch."""
+    kept, fresh = opened(augment, num_threads), opened(augment, num_threads, gib_in_memory=0.0)
+    for ids in ([3, 1], [1, 0, 3, 1], [6, 2, 4, 5, 0, 1, 3], [2]):
+        keys = Stream(9, "augment").keys(np.array(ids), len(ids))
+        for _ in range(2):
+            images = kept.training_images(np.array(ids), keys).result()
+            assert torch.equal(images, fresh.training_images(np.array(ids), keys).result())
+            assert torch.equal(
+                kept.evaluation_images(np.array(ids)).result(), fresh.evaluation_images(np.array(ids)).result()
+            )
+
+
+@pytest.mark.parametrize(("gib_in_memory", "reads"), [(2.0, 1), (0.0, 2)])
+def test_images_kept_in_memory_are_read_once(opened, photographs, monkeypatch, gib_in_memory, reads):
+    source, read = opened(gib_in_memory=gib_in_memory), []
+    stored = source._store.read
+    monkeypatch.setattr(source._store, "read", lambda image: read.append(image) or stored(image))
+    for _ in range(2):
+        source.training_images(np.array([4, 2]), KEYS[:2]).result()
+    assert sorted(read) == [2] * reads + [4] * reads
+
+
+def test_what_is_kept_in_memory_cannot_be_spoilt(opened):
+    source = opened("shift-flip")
+    before = source.training_images(np.arange(5), KEYS[:5]).result()
+    source.training_images(np.arange(5), KEYS[:5]).result().zero_()
+    source.evaluation_images(np.arange(5)).result().zero_()
+    assert torch.equal(source.training_images(np.arange(5), KEYS[:5]).result(), before)
+
+
+def test_images_load_while_nobody_waits(opened, photographs):
+    """The files may vanish once the images have been asked for and are on their way."""
+    source = opened("random-resized-crop", num_threads=1)
+    expected = opened("random-resized-crop").training_images(np.arange(5), KEYS[:5]).result()
+    images = source.training_images(np.arange(5), KEYS[:5])
+    source._threads.submit(lambda: None).result()  # the only thread has come to the end of what was asked before
+    for path in (photographs[0] / "train").rglob("*.*"):
+        path.unlink()
+    assert torch.equal(images.result(), expected)
+
+
+def test_the_short_side_of_evaluation_can_be_chosen(opened, photographs):
+    """Brought to 56 pixels, an image of 64 x 64 loses nothing at its edges; Pillow's resizing is within two levels."""
+    image = opened(evaluation_resize=56).evaluation_images(np.array([0])).result()[0]
+    expected = Image.fromarray(photographs[1][0]).resize((56, 56), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(image, normalised(np.asarray(expected)), atol=2.01 / 255 / 0.224)
+    assert torch.equal(opened(evaluation_resize=None).evaluation_images(np.array([0])).result()[0], image)  # small images
+    with pytest.raises(UsageError, match="evaluation_resize"):
+        opened(evaluation_resize=55)

@@ -1,0 +1,74 @@
+"""Whole batches of decoded images at once, on any device: shift and flip, and normalisation.
+
+Images are uint8 of shape (M, H, W, 3), red first; every operation treats each image alone, so a batch is cut as one likes.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from widestep.data.augment import PADDING, Shifts
+from widestep.data.loading import to_device
+from widestep.data.views import MEAN, STD
+
+
+@cache
+def _offset_and_scale(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what a row of pixels has subtracted, and what it is multiplied by, (width * 3,); made once for a device."""
+    offset, scale = 255 * np.array(MEAN), 1 / (255 * np.array(STD))
+    first, second = (torch.from_numpy(row.astype(np.float32)).repeat(width).to(device) for row in (offset, scale))
+    return first, second
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Return (pixel / 255 - mean) / std of every channel, with the constants of ImageNet.
+
+    Parameters
+    ----------
+    images
+        uint8, shape (M, H, W, 3).
+
+    Returns
+    -------
+    float32, shape (M, 3, H, W), in torch's channels_last memory format.
+    """
+    num_images, height, width, channels = images.shape
+    rows = images.view(num_images, height, width * channels).to(torch.float32)
+    offset, scale = _offset_and_scale(width, images.device)
+    return rows.sub_(offset).mul_(scale).view(images.shape).permute(0, 3, 1, 2)
+
+
+def padded(images: Tensor) -> Tensor:
+    """Put 4 pixels of zeros (black) around images: (M, H, W, 3) -> (M, H+8, W+8, 3)."""
+    return torch.nn.functional.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
+
+
+def shifted(images: Tensor, index: Tensor, shifts: Shifts) -> Tensor:
+    """Cut shifted images out of padded ones and flip some.
+
+    Parameters
+    ----------
+    images
+        Padded, uint8, shape (N, H+8, W+8, 3).
+    index
+        Which of them, shape (M,), int64, on their device.
+    shifts
+        Where to cut each of the M.
+
+    Returns
+    -------
+    uint8, shape (M, H, W, 3).
+    """
+    num_images, height, width, channels = images.shape
+    places = 2 * PADDING + 1
+    image, row, column, channel = images.stride()
+    windows = images.as_strided(
+        (num_images, places, places, height - 2 * PADDING, width - 2 * PADDING, channels),
+        (image, row, column, row, column, channel),
+    )
+    down, across = (to_device(torch.from_numpy(part), images.device) for part in (shifts.down, shifts.across))
+    cut = windows[index, down, across]
+    mirrored = to_device(torch.from_numpy(np.flatnonzero(shifts.flip)), images.device)
+    return cut.index_copy_(0, mirrored, cut.index_select(0, mirrored).flip(2))

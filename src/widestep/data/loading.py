@@ -1,0 +1,57 @@
+"""Images that have been asked for, and where they go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_CPU = torch.device("cpu")
+
+
+class Images(Protocol):
+    """Images that have been asked for and may still be on their way."""
+
+    def result(self) -> Tensor:
+        """Wait for the images, once: normalised, float32, shape (M, C, H, W), on the source's device.
+
+        Raises
+        ------
+        DataError
+            When one cannot be read or decoded: the first in the order asked for.
+        """
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Images that are made in the moment they are wanted."""
+
+    result: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where images go and how they get there; changes no byte.
+
+    Parameters
+    ----------
+    device
+        Where the images are wanted.
+    num_threads
+        Threads that read and decode; 0 decodes in the thread that waits for the images.
+    gib_in_memory
+        A data set whose images are the same at every visit but for a shift and a flip is kept decoded on the device when it
+        takes at most so many GiB.
+    """
+
+    device: torch.device = _CPU
+    num_threads: int = 0
+    gib_in_memory: float = 2.0
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the processor's memory on a device; the processor does not wait for the transfer."""
+    if device.type == "cpu":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""Data sets on disk: where encoded images are. Nothing here decodes an image to train on it, or imports torch."""
