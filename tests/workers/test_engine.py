@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from widestep.errors import EnvironmentFault
 from widestep.workers.blocks import ForwardPass
-from widestep.workers.engine import GradientEngine, StepGradients
+from widestep.workers.engine import GradientEngine, StepGradients, _norms
 from widestep.workers.placement import Placement
 from widestep.workers.tree import sum_leaves
 from widestep.workers.world import World
@@ -278,3 +279,16 @@ def test_an_operation_without_a_deterministic_form_is_named(digits_model: Make, 
     text = "out of order"
     with pytest.raises(RuntimeError, match="out of order"):
         gradients_of(model, batch)
+
+
+@pytest.mark.parametrize("num_runs", [1, 3])
+@pytest.mark.parametrize("length", [5, 65_536, 65_537, 200_001])
+def test_norms_of_long_rows(num_runs: int, length: int) -> None:
+    """Taken by parts where a row is long; NumPy adds the squares up in double precision."""
+    rows = torch.randn(num_runs, length, generator=torch.Generator().manual_seed(length))
+    expected = np.sqrt((rows.double().numpy() ** 2).sum(1))
+    found = _norms(rows)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    rows[-1, -1] = float("inf")
+    assert torch.isfinite(_norms(rows)).tolist() == [True] * (num_runs - 1) + [False]

@@ -54,4 +54,5 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the processor's memory on a device; the processor does not wait for the transfer."""
     if device.type == "cpu":
         return host
-    return host.pin_memory().to(device, non_blocking=True)
+    # What has gaps, as a column of a matrix, would first be copied to memory that is not pinned.
+    return host.contiguous().pin_memory().to(device, non_blocking=True)

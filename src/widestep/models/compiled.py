@@ -79,8 +79,9 @@ class CompiledPass:
             **torch._inductor.list_mode_options(self._level),
             "fallback_random": True,
             "cpp.threads": self._num_threads,
-            "deterministic": self._reproducible,
         }
+        if hasattr(torch._inductor.config, "deterministic"):  # from torch 2.11 on
+            options["deterministic"] = self._reproducible
         found: Callable[[Tensor], Tensor] = torch.compile(self._model.compute, dynamic=False, options=options)
         return found
 

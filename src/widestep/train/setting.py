@@ -42,8 +42,8 @@ def choose_device(wanted: str, local_process: int = 0) -> torch.device:
 def fix_arithmetic(recipe: Recipe) -> None:
     """Set what torch decides for a whole process: threads, TF32, and in reproducible mode everything that could differ."""
     reproducible = recipe.mode == "reproducible"
-    if reproducible:  # read when a process first multiplies on a GPU
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Read once, when a process first multiplies on a GPU, perhaps in fast mode: torch would then refuse to be reproducible.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(recipe.threads)
     torch.set_deterministic_debug_mode("error" if reproducible else "default")  # does not import the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we never read what we did not write

@@ -135,7 +135,7 @@ class TrainState:
     def keep(self) -> None:
         """Remember what a step changes, so that `step_back` can undo one that turns out not to be finite."""
         held = self._moving()
-        if self._before.keys() == held.keys():
+        if _places(self._before) == _places(held):
             _copy(list(self._before.values()), list(held.values()))
         else:
             self._before = {name: tensor.clone() for name, tensor in held.items()}
@@ -223,6 +223,11 @@ class TrainState:
             name, _, key = label.rpartition(":")
             parameter = self.trained[name]
             self.optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _places(tensors: Mapping[str, Tensor]) -> dict[str, torch.device]:
+    """Return where each tensor lies: between devices the host would wait for a copy."""
+    return {name: tensor.device for name, tensor in tensors.items()}
 
 
 def _copy(into: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:

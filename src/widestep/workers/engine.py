@@ -16,6 +16,7 @@ from widestep.workers.sums import Sums
 from widestep.workers.tree import finish, sum_leaves
 from widestep.workers.world import World
 
+_PART_OF_NORM = 1 << 16
 _SCALARS = 3
 """At the end of a row: the loss, the workers' squared gradient norms, and 1 where the process was asked to stop."""
 
@@ -68,6 +69,16 @@ class StepGradients:
             statistics = GradientStatistics(loss, norm, self.num_images, *square)
             found.append((statistics, statistics.finite and whole == 1.0))
         return found
+
+
+def _norms(gradients: Tensor) -> Tensor:
+    """Return the norm of every row (T, P), float64, shape (T,); of long rows by parts that stay in a processor's cache."""
+    norms: Tensor = gradients
+    if gradients.shape[1] > _PART_OF_NORM:
+        parts = [part for row in gradients for part in row.split(_PART_OF_NORM)]
+        norms = torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float64)).view(len(gradients), -1)
+    found: Tensor = torch.linalg.vector_norm(norms, dim=1, dtype=torch.float64)
+    return found
 
 
 class GradientEngine:
@@ -137,8 +148,7 @@ class GradientEngine:
         """Make a step of averaged gradients (T, P) and the sums of everything else."""
         sums, scalars = others.split(self._widths[1:], dim=1)
         moments = self.moments.unpack(sums, centre, num_images, placement.num_groups_with(num_images))
-        norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64)
-        numbers = [scalars[:, 0].double() / num_images, norms, moments.finite().double()]
+        numbers = [scalars[:, 0].double() / num_images, _norms(gradients), moments.finite().double()]
         if self._has_worker_norms:
             numbers.append(scalars[:, 1].double() / min(num_images, placement.num_workers))
         return StepGradients(gradients, moments, torch.stack(numbers), num_images, stopping)
@@ -256,6 +266,8 @@ class GradientEngine:
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
-        if self.model.compiled is not None:  # what a compiled pass returns is overwritten by the next
-            found = [gradient.clone() for gradient in found]
-        return found
+        if self.model.compiled is None:
+            return found
+        kept = [torch.empty_like(gradient) for gradient in found]  # what a compiled pass returns is overwritten by the next
+        torch._foreach_copy_(kept, found)
+        return kept

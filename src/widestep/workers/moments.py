@@ -83,8 +83,8 @@ class MomentSums:
         """
         if not measured:
             return
-        mean = torch.cat([self._by_slot(found.mean) for found in measured], dim=2)
-        variance = torch.cat([self._by_slot(found.variance) for found in measured], dim=2)
+        mean = torch.cat([self._by_slot(found.mean) for found in measured], dim=2).detach()
+        variance = torch.cat([self._by_slot(found.variance) for found in measured], dim=2).detach()
         values = self._of_channels(tuple(float(found.num_values) for found in measured), mean)
         away = mean - centre
         centred = away.sum(0) * images_per_group
@@ -120,7 +120,7 @@ class MomentSums:
 
     def _by_slot(self, moments: Tensor) -> Tensor:
         """See (k, T*C) as (k, T, C), in float32 or wider."""
-        return moments.detach().view(len(moments), self._num_slots, -1)
+        return moments.view(len(moments), self._num_slots, -1)
 
     def _of_layers(self, numbers: tuple[float, ...], like: Tensor) -> Tensor:
         """Return a number a layer for every slot, shape (T, layers), of the type and on the device of `like`.

@@ -68,7 +68,7 @@ class OverlappedEngine(GradientEngine):
         for parameter in self._parameters:
             if parameter.grad is None:  # memory of its own: what a compiled pass returns is overwritten by the next
                 parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.zero_()
+        torch._foreach_zero_([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         sums = torch.zeros(self.model.num_slots, sum(self._widths[1:]), device=self._device)
         block = next(blocks, None)  # a process without images takes part in the exchange all the same
         while True:

@@ -90,13 +90,15 @@ class World:
         Only data are moved that way, and added up in an order of ours, so it changes no byte. Processes that share a GPU,
         which NCCL refuses, go on through the processors' memory.
         """
-        if self.num_processes == 1 or device.type != "cuda":
+        if self.num_processes == 1:
             return
-        gpu = f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
         gpus = torch.zeros(self.num_processes, dtype=torch.float64)
-        number = int.from_bytes(hashlib.blake2b(gpu.encode(), digest_size=6).digest(), "little")
-        gpus[self.process] = number  # below 2**48: exact
-        if len(set(self.merged(gpus).tolist())) == self.num_processes and dist.is_nccl_available():
+        if device.type == "cuda":
+            gpu = f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+            number = int.from_bytes(hashlib.blake2b(gpu.encode(), digest_size=6).digest(), "little")
+            gpus[self.process] = 1 + number  # below 2**49: exact; 0 is a process without a GPU
+        found = self.merged(gpus).tolist()
+        if all(found) and len(set(found)) == self.num_processes and dist.is_nccl_available():
             self.group, self.wire = dist.new_group(backend="nccl", timeout=_PATIENCE), device
 
     @property
