@@ -1,1 +1,1 @@
-"""What exactness costs: ratios measured side by side. `python -m benchmarks --help` from the root of the repository."""
+"""What exactness costs and what is fast, each beside a peer: `python -m benchmarks --help` from the repository's root."""

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from benchmarks.drawn import DrawnImages
 from benchmarks.jobs import start
-from benchmarks.timing import Row, alternating, compared
-from benchmarks.training import DrawnImages, Trainer
+from benchmarks.spread import Row
+from benchmarks.timing import alternating, compared
+from benchmarks.trainer import Trainer
+from benchmarks.wanted import Wanted
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
 from widestep.workers.world import World
@@ -12,10 +15,10 @@ from widestep.workers.world import World
 MODEL, IMAGE = "digits-resnet", (1, 8, 8)
 
 
-def run(quick: bool) -> list[Row]:
+def run(wanted: Wanted) -> list[Row]:
     """Measure on one process."""
-    grids = ["8x1x4"] if quick else ["8x1x4", "8x1x32", "40x1x4", "40x1x32"]
-    settings = {"grids": grids, "blocks": [1, 8] if quick else [1, 2, 4, 8], "rounds": 3 if quick else 11}
+    grids = ["8x1x4"] if wanted.quick else ["8x1x4", "8x1x32", "40x1x4", "40x1x32"]
+    settings = {"grids": grids, "blocks": [1, 8] if wanted.quick else [1, 2, 4, 8], "rounds": 3 if wanted.quick else 11}
     rows: list[Row] = start(__name__, 1, settings)
     return rows
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.drawn import DrawnImages
 from benchmarks.jobs import start
-from benchmarks.timing import Row, alternating, compared
-from benchmarks.training import DrawnImages, Trainer
+from benchmarks.spread import Row
+from benchmarks.timing import alternating, compared
+from benchmarks.trainer import Trainer
+from benchmarks.wanted import Wanted
 from widestep.data.source import ImageSource, open_source
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
@@ -31,14 +34,14 @@ DEVIATION = (
 """The digits themselves, and drawn images of 16x16 pixels; one worker a forward pass."""
 
 
-def run(quick: bool) -> list[Row]:
+def run(wanted: Wanted) -> list[Row]:
     """Measure speed on 2 processes; compare weights on 2 processes, and (not if quick) of fast mode on 2 against 3."""
-    cases, checked = (DEVIATION[:1], [1, 3]) if quick else (DEVIATION, [1, 10, 100])
+    cases, checked = (DEVIATION[:1], [1, 3]) if wanted.quick else (DEVIATION, [1, 10, 100])
     pairs = [(f"fast {how} 2", "reproducible 2") for how in COMPRESSIONS]
     with tempfile.TemporaryDirectory() as folder:
-        rest = {"rounds": 3 if quick else 11, "deviation": cases, "checked": checked, "folder": folder}
-        rows = start(__name__, 2, {"speed": SPEED[:1] if quick else SPEED, **rest})
-        if not quick:
+        rest = {"rounds": 3 if wanted.quick else 11, "deviation": cases, "checked": checked, "folder": folder}
+        rows = start(__name__, 2, {"speed": [{**SPEED[0], "steps": 1}] if wanted.quick else SPEED, **rest})
+        if not wanted.quick:
             start(__name__, 3, {"speed": (), **rest})
             pairs.append(("fast none 2", "fast none 3"))
         return [*rows, *(_deviation(Path(folder), case, checked, *pair) for case in cases for pair in pairs)]
@@ -74,7 +77,7 @@ def _speed(world: World, case: dict[str, Any], rounds: int) -> Row:
 def _images(data: str) -> ImageSource:
     if data == "drawn":
         return DrawnImages((3, 16, 16), 640)
-    return open_source(data, augment="none", image_size=None, train_images=None, num_threads=0)
+    return open_source(data)
 
 
 def _save_weights(trainer: Trainer, checked: list[int], path: Path) -> None:

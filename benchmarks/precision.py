@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.drawn import NUM_CLASSES, DrawnImages
 from benchmarks.jobs import start
-from benchmarks.timing import Row, alternating, compared
-from benchmarks.training import NUM_CLASSES, DrawnImages
+from benchmarks.spread import Row
+from benchmarks.timing import alternating, compared
+from benchmarks.wanted import Wanted
 from widestep.models.build import build_model
 from widestep.workers.blocks import Block, ForwardPass
 from widestep.workers.world import World
@@ -20,9 +22,9 @@ CASES = (
 )
 
 
-def run(quick: bool) -> list[Row]:
+def run(wanted: Wanted) -> list[Row]:
     """Measure on one process of one thread."""
-    cases = [{**CASES[0], "images": 32, "rounds": 3}] if quick else CASES
+    cases = [{**CASES[0], "images": 32, "rounds": 3}] if wanted.quick else CASES
     rows: list[Row] = start(__name__, 1, {"cases": cases})
     return rows
 
@@ -36,7 +38,7 @@ def _compared(world: World, case: dict[str, Any]) -> Row:
     source = DrawnImages(tuple(case["image"]), case["images"])
     model = build_model(case["model"], num_classes=NUM_CLASSES, image_shape=source.facts.image_shape)
     model.initialise(0, 1, case["zero_gamma"])
-    images = source.evaluation_images(source.split(0).train)
+    images = source.evaluation_images(source.split(0).train).result()
     found: dict[str, list[Tensor]] = {}
 
     def differentiate(name: str, precision: str, images: Tensor) -> None:

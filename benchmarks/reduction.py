@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist  # noqa: TID251 - what the tree is compared with
 
 from benchmarks.jobs import start
-from benchmarks.timing import Row, alternating, compared
+from benchmarks.spread import Row
+from benchmarks.timing import alternating, compared
+from benchmarks.wanted import Wanted
 from widestep.workers.placement import Placement
 from widestep.workers.reduce import sum_over_processes
 from widestep.workers.tree import complete_subtrees
@@ -23,12 +25,12 @@ NUM_BLOCKS = (8, 40)
 _SENT, _RETRANSMITTED = 200, 208  # offsets in struct tcp_info of <linux/tcp.h>
 
 
-def run(quick: bool) -> list[Row]:
+def run(wanted: Wanted) -> list[Row]:
     """Measure at 2 and 4 processes; 25,557,032 numbers are the gradient of ResNet-50."""
-    lengths = {100_000: 5} if quick else {100_000: 41, 5_000_000: 15, 25_557_032: 7}
+    lengths = {100_000: 5} if wanted.quick else {100_000: 41, 5_000_000: 15, 25_557_032: 7}
     return [
         row
-        for num_processes in ((2,) if quick else (2, 4))
+        for num_processes in ((2,) if wanted.quick else (2, 4))
         for row in start(__name__, num_processes, {"rounds": {str(length): rounds for length, rounds in lengths.items()}})
     ]
 

@@ -1,8 +1,11 @@
-"""From the numbers of the benchmarks to tables in Markdown, and into the places that docs/exactness.md has for them."""
+"""From the numbers of the benchmarks to tables in Markdown, and into the places that the pages of the docs have for them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from benchmarks import speed_tables
+from benchmarks.markdown import milliseconds, ratio, sides, table
 
 Row = Mapping[str, Any]
 
@@ -42,8 +45,8 @@ def _reduction(rows: Sequence[Row]) -> str:
         return (
             str(processes),
             f"{values:,}",
-            _seconds(held[0]["seconds"]["all_reduce"]["median"]),
-            *(_ratio(row["ratio"]["tree"]) for row in held),
+            milliseconds(held[0]["seconds"]["all_reduce"]["median"]),
+            *(ratio(row["ratio"]["tree"]) for row in held),
             " / ".join(f"{number / 1e6:.3g}" for number in sent),
         )
 
@@ -54,26 +57,26 @@ def _reduction(rows: Sequence[Row]) -> str:
         *(f"tree, {number} blocks" for number in blocks),
         "MB a process sends (same order)",
     )
-    return _table(head, (line(*key) for key in dict.fromkeys(key[:2] for key in found)))
+    return table(head, (line(*key) for key in dict.fromkeys(key[:2] for key in found)))
 
 
 def _modes(rows: Sequence[Row]) -> str:
     timed, parted = [row for row in rows if "seconds" in row], [row for row in rows if "of_way" in row]
     ways, steps = list(timed[0]["ratio"]), list(parted[0]["of_weights"])
-    speed = _table(
+    speed = table(
         ("network, images, workers a pass", "reproducible, steps/s", *ways),
         (
             (
-                f"{row['case']['model']}, {_sides(row['case'])}, {row['case']['k']}",
+                f"{row['case']['model']}, {sides(row['case'])}, {row['case']['k']}",
                 f"{1 / row['seconds']['reproducible']['median']:.3g}",
-                *(_ratio(row["ratio"][way]) for way in ways),
+                *(ratio(row["ratio"][way]) for way in ways),
             )
             for row in timed
         ),
     )
     found = {(row["case"]["model"], row["case"]["one"], row["case"]["other"]): row["of_weights"] for row in parted}
     models, pairs = list(dict.fromkeys(key[0] for key in found)), list(dict.fromkeys(key[1:] for key in found))
-    deviation = _table(
+    deviation = table(
         ("weights of", "against", *(f"{model}: after {', '.join(steps)} steps" for model in models)),
         (
             (*map(_on, pair), *(", ".join(f"{found[model, *pair][step]:.0e}" for step in steps) for model in models))
@@ -91,10 +94,10 @@ def _blocks(rows: Sequence[Row]) -> str:
     def cell(row: Row, k: str) -> str:
         if k not in row["seconds"]:
             return ""
-        time = _ratio(row["ratio"][k]) if k in row["ratio"] else _seconds(row["seconds"][k]["median"])
-        return f"{time}; {_ratio(norms[row['case']['grid'], k])}"
+        time = ratio(row["ratio"][k]) if k in row["ratio"] else milliseconds(row["seconds"][k]["median"])
+        return f"{time}; {ratio(norms[row['case']['grid'], k])}"
 
-    return _table(
+    return table(
         ("grid", *(f"k = {k}" for k in sizes)),
         ((row["case"]["grid"], *(cell(row, str(k)) for k in sizes)) for row in loops),
     )
@@ -102,15 +105,15 @@ def _blocks(rows: Sequence[Row]) -> str:
 
 def _precision(rows: Sequence[Row]) -> str:
     def network(case: Row) -> str:
-        return f"{case['model']}{' zero_gamma' if case['zero_gamma'] else ''}, {case['images']} of {_sides(case)}"
+        return f"{case['model']}{' zero_gamma' if case['zero_gamma'] else ''}, {case['images']} of {sides(case)}"
 
-    return _table(
+    return table(
         ("network, images", "float32", "bf16", "gradient, worst tensor", "rounded images alone"),
         (
             (
                 network(row["case"]),
-                _seconds(row["seconds"]["fp32"]["median"]),
-                _ratio(row["ratio"]["bf16"]),
+                milliseconds(row["seconds"]["fp32"]["median"]),
+                ratio(row["ratio"]["bf16"]),
                 f"{row['gradient_difference']['whole']:.1%}, {row['gradient_difference']['largest_of_a_tensor']:.0%}",
                 f"{row['gradient_difference']['images_rounded']:.1%}",
             )
@@ -119,7 +122,13 @@ def _precision(rows: Sequence[Row]) -> str:
     )
 
 
-_TABLES = {"reduction": _reduction, "modes": _modes, "blocks": _blocks, "precision": _precision}
+_TABLES = {
+    "reduction": _reduction,
+    "modes": _modes,
+    "blocks": _blocks,
+    "precision": _precision,
+    **speed_tables.TABLES,
+}
 
 
 def _machine(results: Mapping[str, Any]) -> str:
@@ -129,23 +138,6 @@ def _machine(results: Mapping[str, Any]) -> str:
         f"{results['date']}: {held['processor']}, {held['num_cores']} cores, {held['capability']}, bfloat16 units: {units}; "
         f"torch {held['torch']}, one thread a process; load before: {held['load_before']}."
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def _ratio(found: Mapping[str, float]) -> str:
-    return f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
-
-
-def _sides(case: Row) -> str:
-    return "x".join(map(str, case["image"]))
 
 
 def _on(way: str) -> str:

@@ -6,16 +6,13 @@ quartiles.
 """
 
 import gc
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from benchmarks.spread import Row, spread
 from widestep.workers.world import World
-
-Spread = dict[str, float]
-Row = dict[str, object]
 
 
 def alternating(actions: Mapping[str, Callable[[], object]], rounds: int, world: World) -> dict[str, list[float]]:
@@ -36,12 +33,6 @@ def alternating(actions: Mapping[str, Callable[[], object]], rounds: int, world:
             seconds[world.process, turn, place] = time.perf_counter() - began
     slowest = world.merged(seconds).amax(0)
     return {name: slowest[:, place].tolist() for place, name in enumerate(names)}
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Return median and quartiles, which for a single value are the value."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
-    return {"median": middle, "low": low, "high": high}
 
 
 def compared(case: Mapping[str, object], seconds: Mapping[str, Sequence[float]], **more: object) -> Row:
