@@ -31,6 +31,7 @@ Settings = Mapping[str, Any]
 Turn = Callable[[], dict[str, Any] | None]
 _ROOT = Path(__file__).resolve().parent.parent
 _LEAST_PATIENCE = 30.0
+"""Seconds to wait, after all time is used up, for a contender that was ready before."""
 
 
 @dataclass
@@ -161,7 +162,8 @@ class _Process:
             return {"failure": self._last_words()}
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._child.stdout, selectors.EVENT_READ)
-            if not waiting.select(max(self._deadline - time.monotonic(), _LEAST_PATIENCE)):
+            least = 0.0 if what == "warm" else _LEAST_PATIENCE
+            if not waiting.select(max(self._deadline - time.monotonic(), least)):
                 return {"failure": "took too long"}
         line = self._child.stdout.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"failure": self._last_words()}

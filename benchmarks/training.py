@@ -38,10 +38,18 @@ ON_GPU: tuple[Case, ...] = (
     },
 )
 QUICK: tuple[Case, ...] = (
-    {"model": "cifar-resnet20", "image": (3, 8, 8), "images": 8, "steps": 1, "rounds": 2, "augment": "shift-flip"},
+    {
+        "model": "cifar-resnet20",
+        "image": (3, 8, 8),
+        "images": 8,
+        "steps": 1,
+        "rounds": 2,
+        "augment": "shift-flip",
+        "within": 150,
+    },
 )
 QUICK_GPU: tuple[Case, ...] = (
-    {"model": "resnet18", "image": (3, 32, 32), "images": 4, "steps": 1, "rounds": 2, "augment": "none"},
+    {"model": "resnet18", "image": (3, 32, 32), "images": 4, "steps": 1, "rounds": 2, "augment": "none", "within": 200},
     *QUICK,
 )
 

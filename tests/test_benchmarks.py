@@ -178,7 +178,6 @@ def test_a_contender_that_hangs_is_ended(tmp_path, monkeypatch):
 
     (tmp_path / "contenders_of_a_test.py").write_text(CONTENDERS_OF_A_TEST)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(tmp_path)]))
-    monkeypatch.setattr(contest, "_LEAST_PATIENCE", 0.1)
     [outcome] = contest.contest("contenders_of_a_test", {"b": {"who": "hangs", "log": ""}}, 3, within=0.1).values()
     assert outcome.failure == "took too long"
 
