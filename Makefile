@@ -1,16 +1,19 @@
-# make study | test | check | clean        PYTHON=python3.12 chooses the Python that the environment is made with
+# make study | test | chaos | check | clean        PYTHON=python3.12 chooses the Python that the environment is made with
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: study test check format lint types layers clean
+.PHONY: study test chaos check format lint types layers clean
 
 study: $(VENV)/.runtime
 	$(BIN)/widestep study run poster-digits
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2
+
+chaos: $(VENV)/.dev
+	WIDESTEP_CHAOS=long WIDESTEP_CHAOS_FIGURES=$(CURDIR)/chaos.json $(BIN)/python -m pytest -q tests/faults
 
 check: format lint types layers test
 

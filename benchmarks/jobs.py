@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from widestep.train.setting import keep_freed_memory
-from widestep.workers.launched import child_environment, detect, die_with_parent
+from widestep.workers.launched import Launch, attached_environment, die_with_parent
 from widestep.workers.world import World
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +41,11 @@ def start(module: str, num_processes: int, settings: dict[str, Any]) -> Any:
         answer = Path(folder) / "answer.json"
         children = [
             subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.jobs", module, json.dumps(settings), str(answer)],
-                env={**os.environ, "OMP_NUM_THREADS": "1", **child_environment(process, num_processes, port, descriptor)},
+                [
+                    *(sys.executable, "-m", "benchmarks.jobs", module, json.dumps(settings), str(answer)),
+                    *map(str, (process, num_processes, port, descriptor)),
+                ],
+                env={**os.environ, "OMP_NUM_THREADS": "1", **attached_environment()},
                 pass_fds=(descriptor,) if process == 0 else (),
                 cwd=_ROOT,
             )
@@ -61,12 +64,14 @@ def start(module: str, num_processes: int, settings: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Take part in a measurement."""
-    module, settings, answer = sys.argv[1:]
+    module, settings, answer = sys.argv[1:4]
+    process, num_processes, port, descriptor = map(int, sys.argv[4:])
     die_with_parent()
     torch.set_num_threads(1)
     gc.freeze()  # what was imported stays: collecting garbage between measurements is then quick
     keep_freed_memory()
-    with World(detect()) as world:
+    held = descriptor if process == 0 else None
+    with World(Launch("widestep", process, num_processes, process, port=port, listen_descriptor=held)) as world:
         found = importlib.import_module(module).measure(world, json.loads(settings))
         if world.is_first:
             Path(answer).write_text(json.dumps(found), encoding="utf-8")

@@ -116,7 +116,7 @@ def _of_widestep(settings: dict[str, Any], form: str) -> Batches:
     ids, keys = _shuffled(source.facts.num_train)
 
     def taken(images: Any) -> Any:
-        return images.decoded() if takes_bytes else images.result()
+        return images.decoding.result() if takes_bytes else images.result()
 
     def batches() -> Iterator[Any]:
         asked: deque[Images] = deque()

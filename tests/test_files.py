@@ -2,21 +2,20 @@ import errno
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from widestep import files
 from widestep.errors import DirectoryInUse, EnvironmentFault, StoreError
 from widestep.files import (
-    DirectoryLock,
     LineFile,
     explained,
+    make_directory,
     read_json_lines,
     remove_leftovers,
     write_atomically,
@@ -53,35 +52,130 @@ def test_write_and_replace(tmp_path):
 
 
 def test_the_order_that_makes_a_write_durable(tmp_path, monkeypatch):
-    """The content reaches the disk before the name does, and the name before we go on."""
+    """The content reaches the disk before the name does, and the name before we go on; the fence is asked in between."""
     calls, path = [], tmp_path / "a"
-    fsync, replace = os.fsync, Path.replace
+    fsync, replace, read = os.fsync, os.replace, os.pread
+
+    class Asked:
+        generation = 3
+
+        def check(self) -> None:
+            calls.append("fence")
 
     def synced(descriptor: int) -> None:
         calls.append("directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else os.fstat(descriptor).st_size)
         fsync(descriptor)
 
-    def replaced(self: Path, target: Path) -> Path:
+    def replaced(source: Path, target: Path) -> None:
+        assert source.name.startswith(f".a.g3.{os.getpid()}.")
         calls.append("rename")
-        return replace(self, target)
+        replace(source, target)
+
+    def looked(*arguments: int) -> bytes:
+        calls.append("read")
+        return read(*arguments)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "replace", replaced)
-    write_atomically(path, "12345")
-    assert calls == [5, "rename", "directory"]
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "pread", looked)
+    write_atomically(path, "12345", Asked())
+    assert calls == [5, "read", "fence", "rename", "directory"]
 
 
-@pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace"), (Path, "open")])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
 @pytest.mark.parametrize(("fault", "error"), [(disk_full, EnvironmentFault), (interrupted, KeyboardInterrupt)])
-def test_a_failed_write_leaves_the_old_content_and_nothing_else(owner, call, fault, error, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(call, fault, error, tmp_path, monkeypatch):
     path = tmp_path / "a"
     path.write_text("old")
     with monkeypatch.context() as patch:
-        patch.setattr(owner, call, fault)
+        patch.setattr(os, call, fault)
         with pytest.raises(error):
             write_atomically(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_fence_that_refuses_leaves_the_old_content(tmp_path):
+    class Taken:
+        generation = 3
+
+        def check(self) -> None:
+            raise DirectoryInUse("taken over")
+
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(DirectoryInUse):
+        write_atomically(tmp_path / "a", "new", Taken())
+    assert (tmp_path / "a").read_text() == "old"
+    file = LineFile(tmp_path / "a", None, Taken())
+    file.append("new")
+    with pytest.raises(DirectoryInUse):
+        file.flush()
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_disk_that_keeps_something_else_is_found_out(tmp_path, monkeypatch):
+    """It says that it took all bytes."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: len(data) - real(descriptor, data[:-1]) + len(data) - 1)
+    with pytest.raises(EnvironmentFault, match="what was read back differs from what was written"):
+        write_atomically(tmp_path / "a", "12345")
+    assert os.listdir(tmp_path) == []
+
+
+def test_writes_that_take_a_byte_at_a_time_or_are_interrupted(tmp_path, monkeypatch):  # row 38
+    real, calls = os.write, 0
+
+    def slow(descriptor: int, data: memoryview) -> int:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise InterruptedError
+        return real(descriptor, data[:1])
+
+    monkeypatch.setattr(os, "write", slow)
+    write_atomically(tmp_path / "a", [b"123", memoryview(b"45")])
+    assert (tmp_path / "a").read_text() == "12345"
+
+
+def test_a_rename_whose_answer_was_lost_has_happened(tmp_path, monkeypatch):  # rule 12
+    """A network file system repeats the request and is told that there is no such file."""
+    real = os.replace
+
+    def lost(source: Path, target: Path) -> None:
+        real(source, target)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+
+    monkeypatch.setattr(os, "replace", lost)
+    write_atomically(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_rename_of_a_file_that_a_successor_removed_has_not(tmp_path, monkeypatch):  # row 54
+    real = os.replace
+    (tmp_path / "a").write_text("the successor's")
+
+    def swept(source: Path, target: Path) -> None:
+        os.unlink(source)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", swept)
+    with pytest.raises(EnvironmentFault, match="No such file"):
+        write_atomically(tmp_path / "a", "mine")
+    assert (tmp_path / "a").read_text() == "the successor's"
+
+
+def test_directories_are_made_durably(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    make_directory(tmp_path / "a/b")
+    make_directory(tmp_path / "a/b")
+    assert (tmp_path / "a/b").is_dir()
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
 
 
 def test_a_write_that_stops_half_way(tmp_path):
@@ -102,7 +196,7 @@ def test_there_is_no_such_directory(folder, tmp_path):
 
 def test_leftovers(tmp_path):
     """What a killed process leaves goes; what only looks alike stays."""
-    for name in (".a.12.tmp", ".last.safetensors.7.tmp", "a.tmp", ".a", ".lock", "a"):
+    for name in (".a.12.tmp", ".step-0000007.safetensors.g1.7.0.tmp", "a.tmp", ".a", ".lock", "a"):
         (tmp_path / name).write_text("")
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".a", ".lock", "a", "a.tmp"]
@@ -196,76 +290,132 @@ def test_lines_wait_in_memory_until_asked_for(tmp_path):
 
 
 def test_a_line_file_on_a_full_disk(tmp_path):
-    """Exit code 5 and a sentence; what was torn is gone at the next start."""
+    """What fits is written, the rest waits, and goes on exactly there when space is back: no line is torn (row 36)."""
     path = tmp_path / "a"
     file = LineFile(path)
     with no_file_larger_than(1_000):
         for number in range(100):
             file.append(f"{number:020d}")
-        with pytest.raises(EnvironmentFault, match="a: File too large"):
+        assert not file.flush()
+        assert file.failure is not None
+        with pytest.raises(EnvironmentFault, match=r"a could not be written: File too large \([\d,]+ bytes are free"):
             file.length()
-        with pytest.raises(EnvironmentFault, match="a: File too large"):
+        assert path.stat().st_size == 1_000  # 47 lines of 21 bytes, and 13 bytes of the next
+        file.append("after")
+    assert file.flush()
+    assert file.failure is None
+    file.close()
+    assert path.read_text().splitlines() == [*(f"{number:020d}" for number in range(100)), "after"]
+
+
+def test_what_a_full_disk_left_is_cut_off_at_the_next_start(tmp_path):
+    path = tmp_path / "a"
+    file = LineFile(path)
+    with no_file_larger_than(1_000):
+        for number in range(100):
+            file.append(f"{number:020d}")
+        with pytest.raises(EnvironmentFault, match="File too large"):
             file.close()
-    assert path.stat().st_size == 1_000  # 47 lines of 21 bytes, and 13 bytes of the next
     LineFile(path).close()
     assert path.read_text().splitlines() == [f"{number:020d}" for number in range(47)]
 
 
-HOLD = """
-import os, sys
-from pathlib import Path
-from widestep.errors import WidestepError
-from widestep.files import DirectoryLock
-try:
-    lock = DirectoryLock(Path(sys.argv[1]))
-except WidestepError as error:
-    print(error)
-    sys.exit(error.exit_code)
-if sys.argv[2:] == ["child"] and os.fork() == 0:
-    sys.stdin.read()
-    os._exit(0)
-print("held", flush=True)
-sys.stdin.read()
-"""
+def test_lines_beyond_what_may_wait_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_WAITING", 100)
+    file = LineFile(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", disk_full)
+        for number in range(12):
+            file.append(f"{number:09d}")
+        assert not file.flush()
+    file.close()
+    assert (tmp_path / "a").read_text().splitlines() == [f"{number:09d}" for number in range(10)]
+    assert file.num_lost == 2
 
 
-def other_process(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", HOLD, str(directory), *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def test_after_a_failed_fsync_lines_are_written_again(tmp_path, monkeypatch):  # row 38
+    """The operating system may have dropped what it had taken; only what an fsync has confirmed is not written twice."""
+    path, written = tmp_path / "a", []
+    real = os.write
+
+    def noted(descriptor: int, data: bytes) -> int:
+        written.append(bytes(data))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", noted)
+    file = LineFile(path)
+    file.append("certain")
+    file.sync()
+    file.append("taken")
+    assert file.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_full)
+        with pytest.raises(EnvironmentFault, match="No space left on device"):
+            file.sync()
+    path.write_text("certain\n")  # dropped
+    file.append("new")
+    file.sync()
+    file.close()
+    assert written == [b"certain\n", b"taken\n", b"taken\nnew\n"]
+    assert path.read_text() == "certain\ntaken\nnew\n"
 
 
-def test_a_second_process_is_refused(tmp_path):
-    with DirectoryLock(tmp_path):
-        said, _ = (other := other_process(tmp_path)).communicate()
-    assert other.returncode == 7
-    assert f"{tmp_path} is held by host {os.uname().nodename}, process {os.getpid()}; wait for it or choose" in said
-    with other_process(tmp_path) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(DirectoryInUse, match=f"process {other.pid};"):
-            DirectoryLock(tmp_path)
-        other.stdin.close()
-        assert other.wait() == 0
-    DirectoryLock(tmp_path).release()
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_disk_does_lines_are_whole_and_in_order(data, tmp_path, monkeypatch):
+    """Short writes, refusals and failed fsyncs in any order; in the end all is there once."""
+    path = tmp_path / "a"
+    path.unlink(missing_ok=True)
+    real, lines = os.write, []
+
+    def moody(descriptor: int, content: bytes) -> int:
+        taken = data.draw(st.integers(-1, len(content)))
+        if taken <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if taken else InterruptedError
+        return real(descriptor, content[:taken])
+
+    file = LineFile(path)
+    for act in data.draw(st.lists(st.sampled_from(["append", "flush", "sync", "fail"]), max_size=12)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", moody)
+            if act == "append":
+                lines.append(data.draw(st.text("ab", max_size=5)))
+                file.append(lines[-1])
+            elif act == "flush":
+                file.flush()
+            else:
+                if act == "fail":
+                    patch.setattr(os, "fsync", disk_full)
+                with suppress(EnvironmentFault):
+                    file.sync()
+        found = path.read_bytes()
+        assert "".join(f"{line}\n" for line in lines).encode().startswith(found)
+    file.close()
+    assert path.read_text() == "".join(f"{line}\n" for line in lines)
 
 
-def test_a_killed_process_holds_nothing(tmp_path):
-    """Nor does a child that it leaves behind."""
-    with other_process(tmp_path, "child") as other:
-        assert other.stdout.readline() == "held\n"
-        other.kill()
-        assert other.wait() == -signal.SIGKILL
-        with DirectoryLock(tmp_path):
-            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
-        other.stdin.close()  # ends the child
+def test_one_thread_appends_while_another_syncs(tmp_path):
+    file = LineFile(tmp_path / "a")
+    stop, failures = threading.Event(), []
 
+    def synced() -> None:
+        while not stop.is_set():
+            try:
+                file.sync()
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                failures.append(error)
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def no_locks(*_args: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("widestep.files.fcntl.lockf", no_locks)
-    with pytest.raises(EnvironmentFault, match=r"cannot be locked: No locks available\."):
-        DirectoryLock(tmp_path)
+    thread = threading.Thread(target=synced)
+    thread.start()
+    for number in range(5_000):
+        file.append(f"{number}")
+        if number % 10 == 0:
+            file.flush()
+    stop.set()
+    thread.join()
+    file.close()
+    assert not failures
+    assert (tmp_path / "a").read_text() == "".join(f"{number}\n" for number in range(5_000))
 
 
 def test_explained(tmp_path):

@@ -11,6 +11,7 @@ from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 from widestep.train.evaluate import Evaluation
 from widestep.train.loop import StepReport
+from widestep.workers.launched import Launch
 
 PLAN = RunPlan(Recipe(), 960)  # 36 epochs of 30 steps
 
@@ -36,7 +37,7 @@ def session():
         source=SimpleNamespace(
             facts=SimpleNamespace(name="digits", num_train=960, num_val=837, num_classes=10, fingerprint="0123456789abcdef")
         ),
-        world=SimpleNamespace(num_processes=2),
+        world=SimpleNamespace(num_processes=2, launch=Launch("torchrun", num_processes=2)),
         device="cpu",
         engine=SimpleNamespace(num_gradients=5122),
         batches=SimpleNamespace(placement=lambda step: SimpleNamespace(num_blocks=4)),
@@ -155,3 +156,9 @@ def test_unusual_values_and_idle_fields_are_told_at_the_start(session, clock):
     told = [line for line in stream.getvalue().splitlines() if line.startswith("warning ")]
     assert any("warmup" in line for line in told)
     assert any(line.startswith("warning    decay_power has no effect") for line in told)
+
+
+def test_started_again_it_says_where_it_goes_on_and_nothing_else(session, capsys):
+    session.world.launch = Launch("widestep", num_processes=2, attempt=1)
+    ConsoleWatcher().started(session)
+    assert capsys.readouterr().err == "resumed    at step 0 of 1,080\n"

@@ -47,7 +47,7 @@ NO_FOLDER = "--recipe poster --data folder:nowhere --grid 1x2x8"
         ("lr --json=perhaps", "--json"),
         ("lr more", "more"),
         ("train --processes 0", "processes (in the execution): "),
-        ("train --checkpoint-every soon", "A cadence is a number of seconds, steps or epochs: 60s, 200st or 1ep."),
+        ("train --checkpoint-every soon", "A cadence is a number of seconds, steps or epochs: 60s, 200st or 1ep; or auto."),
         ("train --device gpu", "device (in the execution): "),
         ("study plan --seeds 13", "has 12 seeds; --seeds takes 1 to that many. Got 13."),
         ("study plan --seeds many", "--seeds"),
@@ -101,7 +101,7 @@ def test_where_nothing_can_be_written(say, empty):
 
 def test_a_directory_in_use(say, empty):
     (empty / "run").mkdir()
-    program = "import sys; from pathlib import Path; from widestep.files import DirectoryLock\n"
+    program = "import sys; from pathlib import Path; from widestep.locks import DirectoryLock\n"
     program += "lock = DirectoryLock(Path('run')); print('held', flush=True); sys.stdin.read()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) as holder:
@@ -109,17 +109,14 @@ def test_a_directory_in_use(say, empty):
         found = say("train --fresh --out run")
         holder.communicate("")
     assert (found.code, found.stdout) == (7, "")
-    assert (
-        f"run is held by host {socket.gethostname()}, process {holder.pid}; wait for it or choose another --out."
-        in found.stderr
-    )
+    assert f"run is held by host {socket.gethostname()}, process {holder.pid}, since " in found.stderr
 
 
 def test_a_setting_file_that_is_too_large(say, empty):  # fault 87
-    (empty / "bomb.toml").write_text("#" * 1_000_001)
+    (empty / "bomb.toml").write_text("#" * 100_001)
     found = say("lr --recipe bomb.toml")
     assert (found.code, found.stdout) == (2, "")
-    assert "at most 1 MB" in found.stderr
+    assert "at most 100 kB" in found.stderr
 
 
 def test_names_cannot_command_the_terminal(say):
@@ -178,10 +175,37 @@ def test_stopping_at_once(say, fail):
     assert found.stderr == "widestep: Stopped at once. What was saved is whole; the same command goes on from there.\n"
 
 
-def test_our_own_faults_are_not_dressed_up(say, fail):
+def test_our_own_faults_are_named_as_such(say, fail):
     fail(ZeroDivisionError("bug"))
-    with pytest.raises(ZeroDivisionError):
-        say("lr")
+    found = say("lr")
+    assert (found.code, found.stdout) == (1, "")
+    start = "widestep: Something unexpected happened, which is a fault of widestep: ZeroDivisionError: bug (test_errors.py, "
+    assert found.stderr.startswith(start)
+    assert found.stderr.endswith(" Add --debug for the whole story.\n")
+    assert found.stderr.count("\n") == 1
+
+
+def test_the_whole_story_for_whoever_asks(say, fail):
+    fail(ZeroDivisionError("bug"))
+    found = say("lr --debug")
+    assert found.code == 1
+    assert found.stderr.startswith("Traceback (most recent call last):")
+    assert found.stderr.splitlines()[-1].startswith("widestep: Something unexpected happened")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/somewhere"), 5, "/somewhere: Permission denied"),
+        (MemoryError(), 5, "There was too little"),
+        (ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"), 2, "the package torch, which is not installed"),
+    ],
+)
+def test_faults_of_the_machine_are_not_ours(say, fail, error, code, words):
+    fail(error)
+    found = say("lr")
+    assert (found.code, found.stderr.count("\n")) == (code, 1)
+    assert words in found.stderr
 
 
 def test_a_reader_that_goes_away(program):

@@ -94,7 +94,7 @@ def test_a_run_says_what_came_out(trained):
     assert trained.stdout.splitlines()[1:] == [f"weights    {final['weights_sha256']}", "files      run"]
     assert trained.stderr.splitlines()[-1].startswith("ep 3.0/3 step 30/30 loss ")
     assert "\r" not in trained.stderr
-    names = [*RESULT, "reason"]
+    names = [*RESULT, "damaged_images", "reason"]
     assert list(final) == names
 
 

@@ -310,7 +310,7 @@ class Ready:
         self.batches = Batches(self.source, [plan], torch.device("cpu"))
 
     def step(self) -> StepRecord:
-        (record,), _ = take_step([self.state], self.engine, self.batches, self.state.tally.step)
+        (record,) = take_step([self.state], self.engine, self.batches, self.state.tally.step)
         return record
 
     def held(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class OneFile:
 
 
 def reading(data):
-    with explaining(OneFile(), 7):
+    with explaining(OneFile(), 7, "folder:/data/a b"):
         return open_picture(data).decode()
 
 
@@ -191,7 +191,7 @@ def test_more_than_8_bits_are_refused(encoded):
 
 
 def test_other_errors_are_not_explained():
-    with pytest.raises(KeyError), explaining(OneFile(), 7):
+    with pytest.raises(KeyError), explaining(OneFile(), 7, "folder:/data/a b"):
         raise KeyError("ours")
 
 

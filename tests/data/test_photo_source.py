@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from widestep.data.loading import Loading
+from widestep.data.loading import NOTHING, Loading
 from widestep.data.source import open_source
 from widestep.errors import DataError, UsageError
 from widestep.plan.randomness import Stream, uniforms_of_keys
@@ -201,3 +201,40 @@ def test_the_short_side_of_evaluation_can_be_chosen(opened, photographs):
     assert torch.equal(opened(evaluation_resize=None).evaluation_images(np.array([0])).result()[0], image)  # small images
     with pytest.raises(UsageError, match="evaluation_resize"):
         opened(evaluation_resize=55)
+
+
+def test_skipping_does_not_depend_on_where_an_image_is_cropped(tree, picture, encoded):
+    """An image with a restart marker after every row of blocks, damaged in one row: other rows would decode alone."""
+    noisy = picture(400, 400) ^ np.random.default_rng(0).integers(0, 64, (400, 400, 3), dtype=np.uint8)
+    whole = encoded(noisy, restart_marker_rows=1)
+    last = whole.rindex(b"\xff\xd6")
+    damaged = whole[: last + 40] + whole[last + 400 :]
+    root = tree({"train/a/0.jpg": damaged, "train/b/1.jpg": whole, "val/a/2.jpg": whole})
+    boxes = [Stream(1, "augment").keys(np.zeros(1, np.int64), epoch) for epoch in range(12)]
+    decoded = 0
+    for keys in boxes:
+        options = {"augment": "random-resized-crop", "image_size": 32}
+        strict = open_source(f"folder:{root}", **options)
+        try:
+            strict.training_images(np.array([0]), keys).result()
+            decoded += 1
+        except DataError:
+            pass
+        source = open_source(f"folder:{root}", bad_images="skip", **options)
+        images = source.training_images(np.array([0]), keys)
+        other = source.training_images(np.array([1]), keys)
+        assert torch.equal(images.result(), other.result())
+        assert (images.replaced(), other.replaced()) == ({0: 1}, {})
+        strict.close()
+        source.close()
+    assert 0 < decoded < len(boxes)
+
+
+def test_images_that_are_left_out_are_black(opened, photographs):
+    (photographs[0] / "val/c/6.webp").write_bytes(b"")
+    for gib_in_memory in (0.0, 2.0):
+        source = opened(bad_images="skip", gib_in_memory=gib_in_memory)
+        images = source.evaluation_images(np.array([5, 6]))
+        black = torch.from_numpy((-MEAN / STD).astype(np.float32)).expand(3, SIZE, SIZE)
+        assert torch.allclose(images.result()[1], black, atol=1e-6)
+        assert images.replaced() == {1: NOTHING}

@@ -25,7 +25,13 @@ USUAL = {
     "device": "cpu",
     "loader_threads": 0,
     "gib_in_memory": 2.0,
-    "checkpoint_every": "60s",
+    "checkpoint_every": "auto",
+    "keep_checkpoints": 2,
+    "restarts": 3,
+    "hang_timeout": "300s",
+    "join_timeout": "300s",
+    "time_limit": "none",
+    "check_replicas_every": 100,
     "log_every": 1,
     "tensorboard": "true",
     "compare_batchnorm": "false",
@@ -38,6 +44,12 @@ OTHER = {
     "loader_threads": 3,
     "gib_in_memory": 0.0,
     "checkpoint_every": "1st",
+    "keep_checkpoints": 1,
+    "restarts": 0,
+    "hang_timeout": "20s",
+    "join_timeout": "20s",
+    "time_limit": "1d",
+    "check_replicas_every": 3,
     "log_every": 4,
     "tensorboard": "false",
     "compare_batchnorm": "true",
@@ -75,6 +87,6 @@ def test_a_field_of_the_execution_is_inert(
 
 
 def test_usual_and_other_values_differ() -> None:
-    usual = Execution.model_validate({key: str(value) for key, value in USUAL.items()})
+    usual = Execution.model_validate({k: None if v == "none" else str(v) for k, v in USUAL.items()})
     other = Execution.model_validate({key: str(value) for key, value in OTHER.items()})
     assert all(getattr(usual, name) != getattr(other, name) for name in Execution.model_fields)

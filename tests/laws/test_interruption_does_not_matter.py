@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_with_other_processes(
     assert json.loads((directory / "result.json").read_text())["interruptions"] == 1
 
 
-def test_one_killed_process_ends_the_job_and_the_run_goes_on(
-    program: Any, options: Any, until: Any, trained_here: Any, expected: Any, tmp_path: Path
+def test_a_killed_process_is_replaced_without_anybody(
+    program: Any, options: Any, until: Any, kept: Any, expected: Any, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
     words = options({**FIELDS, **EXECUTION, "out": directory})
@@ -99,11 +99,13 @@ def test_one_killed_process_ends_the_job_and_the_run_goes_on(
     started = json.loads((directory / "history.jsonl").read_text().splitlines()[0])
     os.kill(started["process"], signal.SIGKILL)
     _, stderr = child.communicate(timeout=60)
-    assert child.returncode == 8
-    last = "widestep: All processes of a job must live. Process 0 of 2 was ended by SIGKILL"
-    assert stderr.splitlines()[-1].startswith(last)
-    assert "Traceback" not in stderr
-    assert trained_here(directory, {**FIELDS, **EXECUTION}) == expected
+    assert child.returncode == 0, stderr
+    assert stderr.count("restart    process 0 of 2 was ended by SIGKILL at step ") == 1
+    assert stderr.count("resumed    at step ") == 1
+    assert kept(directory) == expected
+    resumed = json.loads((directory / "history.jsonl").read_text().splitlines()[1])
+    assert resumed["event"] == "resumed"
+    assert resumed["because"].startswith("process 0 of 2 was ended by SIGKILL at step ")
 
 
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])

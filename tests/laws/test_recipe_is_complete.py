@@ -11,6 +11,7 @@ OTHER = {
     "image_size": "8",
     "evaluation_resize": "256",
     "augment": "shift-flip",
+    "bad_images": "skip",
     "model": "resnet50",
     "dropout": "0.1",
     "zero_gamma": "true",

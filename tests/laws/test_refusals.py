@@ -1,6 +1,7 @@
 """Promise: what cannot be done is refused in a sentence, with an exit code of its own, and nothing is lost by it (R3)."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +32,9 @@ def refused(found: Any, code: int, *said: str) -> None:
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """What a directory holds, but for the lock, which says who was there last."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_another_recipe_in_the_directory(train: Any, tmp_path: Path) -> None:
@@ -100,13 +103,11 @@ def held(tmp_path: Path) -> Iterator[int]:
     """Another process that works in the directory."""
     (tmp_path / "run").mkdir()
     script = (
-        "import fcntl, os, sys\n"
-        "file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "file.write(f'host here, process {os.getpid()}'); file.flush()\n"
-        "print('held', flush=True); sys.stdin.read()\n"
+        "import sys; from pathlib import Path; from widestep.locks import DirectoryLock\n"
+        "lock = DirectoryLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-ISc", script, str(tmp_path / "run/.lock")], stdin=pipe, stdout=pipe) as holder:
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], stdin=pipe, stdout=pipe) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         yield holder.pid
@@ -114,7 +115,7 @@ def held(tmp_path: Path) -> Iterator[int]:
 
 
 def test_a_directory_in_use(train: Any, held: int, tmp_path: Path) -> None:
-    refused(train(), 7, f"{tmp_path / 'run'} is held by host here, process {held}")
+    refused(train(), 7, f"{tmp_path / 'run'} is held by host {socket.gethostname()}, process {held}, since ")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
@@ -151,10 +152,10 @@ def unfinished(train: Any, tmp_path: Path) -> Path:
 
 
 def test_damaged_checkpoints(train: Any, unfinished: Path) -> None:
-    for name in ("last", "previous"):
-        path = unfinished / f"checkpoints/{name}.safetensors"
+    paths = sorted((unfinished / "checkpoints").glob("step-*.safetensors"))
+    for path in paths:
         path.write_bytes(path.read_bytes()[:-1])
-    refused(train(), 6, "last.safetensors is damaged", "--fresh")
+    refused(train(), 6, *(f"checkpoints/{path.name} is damaged (size)" for path in paths), "--fresh")
 
 
 def test_a_damaged_environment_record(train: Any, unfinished: Path) -> None:

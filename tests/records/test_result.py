@@ -18,7 +18,7 @@ STABLE_NAMES = (
         "epochs",
     ),
     *("train_images_seen", "val_images", "val_correct", "val_accuracy", "val_loss", "median_last5_val_accuracy"),
-    *("best_val_accuracy", "seed", "mode", "images_per_second", "wall_seconds", "interruptions"),
+    *("best_val_accuracy", "seed", "mode", "images_per_second", "wall_seconds", "interruptions", "damaged_images"),
 )
 
 

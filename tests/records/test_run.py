@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -72,6 +73,7 @@ def test_the_same_recipe_continues(place):
     again.open({"torch": "another"})
     again.close()
     after = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    del before[".lock"], after[".lock"]
     assert after == {**before, "STATUS": b"running\n"}  # the environment is that of the first start
 
 
@@ -112,9 +114,12 @@ class PowerCut(BaseException):
     """Nothing is executed after it, not even what tidies up."""
 
 
-@pytest.mark.parametrize("num_calls", range(13))
+@pytest.mark.parametrize("num_calls", range(17))
 def test_a_start_cut_off_anywhere_is_taken_up(num_calls, place, monkeypatch):
-    """R1: four files are written, each with two fsyncs and a rename; power fails before any one of these calls."""
+    """R1: power fails before any one of these calls.
+
+    Three directories and the lock take an fsync each; four files are written, each with two fsyncs and a rename.
+    """
     done = 0
 
     def before(owner, name):
@@ -131,14 +136,14 @@ def test_a_start_cut_off_anywhere_is_taken_up(num_calls, place, monkeypatch):
 
     run = Run(place, RECIPE)
     with monkeypatch.context() as patch:
-        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
+        for owner, name in ((os, "fsync"), (os, "replace"), (os, "unlink")):
             patch.setattr(owner, name, before(owner, name))
-        if num_calls < 12:
+        if num_calls < 16:
             with pytest.raises(PowerCut):
                 run.open(FACTS)
         else:
             run.open(FACTS)
-            assert done == 12
+            assert done == 16
     run.close()
     with opened(place) as again:
         assert again.status() == "running"
@@ -148,10 +153,10 @@ def test_a_start_cut_off_anywhere_is_taken_up(num_calls, place, monkeypatch):
 
 def test_unfinished_checkpoints_of_a_killed_process_are_removed(place):
     with opened(place) as run:
-        (run.checkpoints / ".last.safetensors.99.tmp").write_text("half")
-        (run.checkpoints / "last.safetensors").write_text("whole")
+        (run.checkpoints / ".step-0000007.safetensors.g1.99.0.tmp").write_text("half")
+        (run.checkpoints / "step-0000007.safetensors").write_text("whole")
     with opened(place) as run:
-        assert os.listdir(run.checkpoints) == ["last.safetensors"]
+        assert os.listdir(run.checkpoints) == ["step-0000007.safetensors"]
 
 
 SECOND = """
@@ -317,21 +322,97 @@ def test_closing_lets_go_even_when_the_disk_is_full(place, monkeypatch):
     run = Run(place, RECIPE)
     run.open(FACTS)
     run.open_records({})
-    closed = []
-    real = module.LineFile.close
+    run.metrics({"step": 0})
+    real = os.write
 
-    def full(self: module.LineFile) -> None:
-        real(self)
-        closed.append(self.path.name)
-        raise EnvironmentFault("No space left on device.")
+    def full_but_for_the_lock(descriptor: int, data: bytes) -> int:
+        return real(descriptor, data) if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".lock") else full()
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.LineFile, "close", full)
-        with pytest.raises(EnvironmentFault):
-            run.close()
-    assert sorted(closed) == ["epochs.csv", "ledger.jsonl", "metrics.jsonl"]
+        patch.setattr(os, "write", full_but_for_the_lock)
+        run.close()
+    assert (place / "metrics.jsonl").read_bytes() == b""
     run.close()
     assert subprocess.run([sys.executable, "-c", SECOND, str(place), "open"], check=False).returncode == 0
+
+
+def full(*_args: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_lines_wait_for_space_and_nothing_is_torn(place, monkeypatch):
+    """Records, log and history alike; what waits is told, and a checkpoint cannot speak of it."""
+    with opened(place) as run:
+        run.open_records({})
+        run.metrics({"step": 0})
+        assert run.flush_records() is None
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            run.metrics({"step": 1})
+            run.log("one")
+            run.event("stopped", step=1)
+            told = run.flush_records()
+            assert told is not None
+            assert "metrics.jsonl could not be written: No space left on device (" in told
+            assert told.endswith("Its lines wait in memory.")
+            with pytest.raises(EnvironmentFault, match=r"metrics\.jsonl could not be written"):
+                run.record_lengths()
+        run.log("two")
+        assert run.flush_records() is None
+        assert run.record_lengths()["metrics.jsonl"] == 2 * len('{"step": 0}\n')
+    assert [line.split()[-1] for line in (place / "log.txt").read_text().splitlines()] == ["one", "two"]
+    assert [event["event"] for event in run.history()] == ["stopped"]
+
+
+def test_an_outcome_waits_for_its_records(place, result, monkeypatch):
+    with opened(place) as run:
+        run.open_records({})
+        run.metrics({"step": 0})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(EnvironmentFault):
+                run.finish(result())
+        assert not run.finished()
+        run.finish(result())
+        assert run.finished()
+
+
+def test_missing_records_are_told(place):  # row 42
+    with opened(place) as run:
+        run.open_records({})
+        run.metrics({"step": 0})
+        lengths = run.record_lengths()
+    (place / "metrics.jsonl").unlink()
+    with opened(place) as run:
+        assert run.open_records(lengths) == [
+            "metrics.jsonl lacks 12 bytes that were there at the last save; records of steps are missing"
+        ]
+
+
+def test_a_run_without_its_recipe_is_not_begun_again(place):  # row 42
+    with opened(place):
+        pass
+    (place / "recipe.toml").unlink()
+    with pytest.raises(StoreError, match=r"holds a run whose recipe\.toml is missing; restore it, or use --fresh"):
+        Run(place, RECIPE).open(FACTS)
+
+
+def test_a_run_without_its_status_keeps_its_environment(place):  # row 42
+    with opened(place) as run:
+        (run.checkpoints / "step-0000007.safetensors").write_text("")
+    (place / "STATUS").unlink()
+    Run(place, RECIPE).open({"torch": "another"})
+    assert json.loads((place / "environment.json").read_text()) == FACTS
+
+
+def test_files_of_others_are_not_taken_for_leftovers(place):
+    """What looks like an unfinished file is removed only where a run is, or nothing else."""
+    place.mkdir(parents=True)
+    (place / ".notes.tmp").write_text("mine")
+    (place / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds other files"):
+        Run(place, RECIPE).open(FACTS)
+    assert (place / ".notes.tmp").read_text() == "mine"
 
 
 def test_moving_aside_never_deletes(place):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from widestep.errors import EnvironmentFault, StoreError, UsageError
-from widestep.report.build import build_report, build_run_report, csv_text, summary_lines
+from widestep.plan.plain import csv_text
+from widestep.report.build import build_report, build_run_report, summary_lines
 from widestep.study import study as studies
 
 

@@ -81,8 +81,8 @@ def damage_result(**changes):
         (damage_result(recipe_fingerprint="f" * 16), "another recipe"),
         (damage_result(val_accuracy=float("nan")), "finite"),
         (damage_result(val_accuracy=97.1), "at most 1"),
-        (damage_result(val_accuracy="0.9"), "finite"),
-        (damage_result(epochs=0), "at most 1 after some epochs"),
+        (damage_result(val_accuracy="0.9"), "val_accuracy is '0.9'"),
+        (damage_result(epochs=0), "accuracies after some epochs"),
         (lambda run: (run / "epochs.csv").write_text("epoch,step\n1,2\n"), "columns"),
     ],
 )

@@ -1,6 +1,7 @@
 """A study's definition: parsing with every refusal in words, cells and trials, TOML there and back, changes."""
 
 import itertools
+import re
 import string
 
 import pytest
@@ -48,6 +49,11 @@ kind = "curves"
 arm = "product"
 title = "Curves"
 """
+
+
+def without_line(error):
+    """A message without the lines that tests/faults look at."""
+    return re.sub(r", lines? [\d and]+\d", "", re.sub(r", line \d+", "", str(error)))
 
 
 def test_shipped_studies():
@@ -139,7 +145,7 @@ def test_trials_in_the_order_of_arms_cells_and_seeds_and_shared_by_arms():
 def test_a_field_of_the_study(parsed, line, place, given):
     with pytest.raises(UsageError) as caught:
         parsed(("margin = 0.5", line))
-    assert str(caught.value).startswith(place)
+    assert without_line(caught.value).startswith(place)
     assert str(caught.value).endswith(given)
 
 
@@ -156,30 +162,31 @@ def test_a_field_of_the_study(parsed, line, place, given):
         ('"twelve"', '"../up"', "name (in the study): "),
         ('"twelve"', '""', "name (in the study): "),
         ('recipe = "digits"', 'recipe = "digitz"', "A recipe is one of akiba2017, algoperf-momentum, "),
-        ("[arms.warm]", "[arms.warm]\naxis = 3", "arms.warm.axis (in the study): "),
+        ("[arms.warm]", "[arms.warm]\naxis = 3", "'arms.warm.axis' is not a field of the study. Perhaps you meant 'axes'."),
         ("[arms.warm]", "[arms]\nwarm = 3\n[arms.other]", "arms.warm (in the study): "),
         ("warmup = [", "warm_up = [", "Claim worst compares along 'warmup', so arm warm needs two values of that axis."),
-        ('["0ep", "2ep", "4ep"]', '["0ep", "2xx"]', "Arm warm of study twelve: warmup (in the recipe): A duration is"),
-        ('["0ep", "2ep", "4ep"]', '["0ep", true]', "Arm warm of study twelve: warmup (in the recipe): A duration is"),
+        ('["0ep", "2ep", "4ep"]', '["0ep", "2xx"]', "Arm warm of study twelve: warmup (in the recipe of study): A dura"),
+        ('["0ep", "2ep", "4ep"]', '["0ep", true]', "Arm warm of study twelve: warmup (in the recipe of study): A dura"),
         (
             "[arms.warm]",
             "[arms.warm]\nset = { lerning_rate = 3 }",
-            "Arm warm of study twelve: 'lerning_rate' is not a field of the recipe.",
+            "Arm warm of study twelve: 'lerning_rate' is not a field of the recipe of study.",
         ),
         (
             "[arms.warm]",
             "[arms.warm]\nset = { momentun = 0.9 }",
-            "Arm warm of study twelve: 'momentun' is not a field of the recipe. Perhaps you meant 'momentum'.",
+            "Arm warm of study twelve: 'momentun' is not a field of the recipe of study. Perhaps you meant 'momentum'.",
         ),
         (
             "[arms.warm]",
             '[arms.warm]\nset = { base_lr = "0.1" }',
-            "Arm warm of study twelve: base_lr (in the recipe): ",
+            "Arm warm of study twelve: base_lr (in the recipe of study): ",
         ),
         (
             "[arms.warm]",
             '[arms.warm]\nset = { scaling = "per-worker" }',
-            "Arm warm of study twelve: The scaling rule 'per-worker' has one worker as its reference",
+            "Arm warm of study twelve: scaling and reference_batch (in the recipe of study): The scaling rule 'per-worker' "
+            "has one worker as its reference",
         ),
         ('["0ep", "2ep", "4ep"]', "[]", "An axis has at least one value. Axis 'warmup' of arm warm is empty."),
         ('["0ep", "2ep", "4ep"]', '["0ep"]', "Claim worst compares along 'warmup', so arm warm needs two values"),
@@ -206,7 +213,7 @@ def test_a_field_of_the_study(parsed, line, place, given):
 def test_seeds_arms_and_axes(parsed, old, new, sentence):
     with pytest.raises(UsageError) as caught:
         parsed((old, new))
-    assert str(caught.value).startswith(sentence)
+    assert sentence in without_line(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +260,7 @@ def test_seeds_arms_and_axes(parsed, old, new, sentence):
 def test_a_claim(parsed, old, new, sentence):
     with pytest.raises(UsageError) as caught:
         parsed((old, new))
-    assert str(caught.value).startswith(sentence)
+    assert sentence in without_line(caught.value)
 
 
 def test_a_best_value_grows_along_an_order(parsed):
@@ -287,7 +294,7 @@ def test_a_best_value_grows_along_an_order(parsed):
 def test_a_figure(twelve_text, figure, sentence):
     with pytest.raises(UsageError) as caught:
         parse(f'{twelve_text}\n[[figures]]\nnumber = 1\ntitle = "T"\n{figure}\n')
-    assert str(caught.value).startswith(sentence)
+    assert sentence in without_line(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +376,7 @@ def generated(draw: st.DrawFn) -> Study:
             "set": draw(SETTINGS),
             "arms": arms,
             "claims": {draw(TEXT): claim},
-            "figures": [{"number": draw(st.integers()), "kind": "final", "arm": arm, "title": draw(TEXT)}],
+            "figures": [{"number": draw(st.integers(0, 9999)), "kind": "final", "arm": arm, "title": draw(TEXT)}],
         }
     )
 

@@ -12,6 +12,8 @@ from widestep.data.loading import Computed, Images
 from widestep.plan.execution import Execution
 from widestep.plan.recipe import Recipe
 from widestep.train import bench
+from widestep.workers.launched import Launch
+from widestep.workers.pulse import Pulse
 
 
 class Clock:
@@ -56,7 +58,7 @@ def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[float, floa
 
 
 def measured(seconds: float, **fields: Any) -> bench.TrainingSpeed:
-    return bench.measure(Recipe(train_images=960, **fields), Execution(device="cpu"), None, seconds)
+    return bench.measure(Recipe(train_images=960, **fields), Execution(device="cpu"), Launch("nobody"), Pulse(), seconds)
 
 
 @pytest.mark.parametrize(("load", "compute"), [(0.25, 8.0), (0.25, 24.0), (2.0**-10, 2.0)])

@@ -124,7 +124,7 @@ def test_frozen_parameters_stay(small: Make, train_one: Make, lines: Make, writt
     assert set(entry["gradients"]) == moved
     assert set(entry["weights"]) == set(start)
     assert sum(group["num_tensors"] for group in lines(tmp_path / "run/ledger.jsonl")[0]["groups"]) == len(moved)
-    saved = load_file(tmp_path / "run/checkpoints/last.safetensors")
+    saved = load_file(tmp_path / "run/checkpoints/step-0000004.safetensors")
     assert not any(name.startswith("optimizer/frozen") for name in saved)
 
 
@@ -168,12 +168,12 @@ def test_a_changed_source_is_refused(
     with pytest.raises(cuts.Cut):
         train_one(tmp_path / "run", recipe, checkpoint_every="2st")
     cuts.mend()
-    saved = (tmp_path / "run/checkpoints/last.safetensors").read_bytes()
+    saved = (tmp_path / "run/checkpoints/step-0000002.safetensors").read_bytes()
     written(BODY + "\n# a thought\n")
     with pytest.raises(UsageError, match=r"The source of .*net\.py:Net has changed since; restore it, or use --fresh"):
         train_one(tmp_path / "run", recipe)
     assert (tmp_path / "run/STATUS").read_text() == "failed\n"
-    assert (tmp_path / "run/checkpoints/last.safetensors").read_bytes() == saved
+    assert (tmp_path / "run/checkpoints/step-0000002.safetensors").read_bytes() == saved
     written()
     assert train_one(tmp_path / "run", recipe).status == "complete"
     assert content(tmp_path / "run") == content(tmp_path / "whole")

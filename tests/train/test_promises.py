@@ -16,13 +16,13 @@ from widestep.workers.engine import GradientEngine
     "fields", [{}, {"batchnorm_recompute": "never"}, {"batchnorm_running": "pooled", "batchnorm_momentum": 0.9}]
 )
 def test_a_saved_state_is_evaluated_as_training_would(small, train_one, cuts, tmp_path: Path, fields) -> None:  # D5
-    """`last` after 5 steps without an evaluation so far: as a run that ends there."""
+    """The state after 5 steps, without an evaluation so far: as a run that ends there."""
     whole = train_one(tmp_path / "whole", small(epochs="5st", **fields))
     cuts.at(GradientEngine, "gradients", 6)
     with pytest.raises(cuts.Cut):
         train_one(tmp_path / "run", small(**fields), checkpoint_every="5st")
     run = open_existing(tmp_path / "run")
-    found = assess(run, run.checkpoints / "last.safetensors")
+    found = assess(run, run.checkpoints / "step-0000005.safetensors")
     assert (found["val_correct"], found["val_loss"]) == (whole.val_correct, whole.val_loss)
 
 

@@ -157,12 +157,12 @@ def test_digests_are_those_of_the_tensors(small: Make, train_one: Make, lines: M
     parameters = {name: hashed(tensor) for name, tensor in weights.items() if "running" not in name}
     assert found[-1]["weights"] == parameters
     assert found[-1]["gradients"].keys() == parameters.keys()
-    saved = load_file(tmp_path / "run/checkpoints/last.safetensors")  # after 11 steps
+    saved = load_file(tmp_path / "run/checkpoints/step-0000011.safetensors")
     assert found[10]["statistics"] == {"batch-norm statistics": hashed(saved["running"])}
     assert found[10]["weights"] == {name: hashed(saved[f"weights/{name}"]) for name in parameters}
     # with momentum m the velocity is v' = m v + g + wd w: the first velocity holds the first gradient
     train_one(tmp_path / "first", small(weight_decay=0.0, momentum=0.5, epochs="2st"), digests=True, checkpoint_every="1st")
-    velocity = load_file(tmp_path / "first/checkpoints/last.safetensors")
+    velocity = load_file(tmp_path / "first/checkpoints/step-0000001.safetensors")
     (first, _) = lines(tmp_path / "first/digests.jsonl")
     for name in parameters:
         assert first["gradients"][name] == hashed(velocity[f"optimizer/{name}:momentum_buffer"])
@@ -208,7 +208,7 @@ def test_a_bit_that_differs_shows_from_its_step_on(
     with pytest.raises(cuts.Cut):
         train_one(tmp_path / "run", recipe, digests=True, checkpoint_every="3st")
     cuts.mend()
-    last = tmp_path / "run/checkpoints/last.safetensors"
+    last = tmp_path / "run/checkpoints/step-0000003.safetensors"
     tensors, facts = checkpoint.read(last)
     flipped(tensors["weights/layer1.0.conv1.weight"], 17)
     checkpoint.write(last, tensors, facts)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from widestep.errors import DataError, EnvironmentFault, StoreError, UsageError
+from widestep.errors import DataError, StoreError, UsageError
 from widestep.records.run import Run
 from widestep.train import checkpoint, loop, normalisation, session
 from widestep.train.state import TrainState
@@ -29,8 +29,12 @@ def uninterrupted(small: Make, train_one: Make, content: Make, tmp_path_factory:
     return content(directory)
 
 
-def is_last(path: Path, *_: object) -> bool:
-    return path.name == "last.safetensors"
+def is_state(path: Path, *_: object) -> bool:
+    return path.name.startswith("step-")
+
+
+def is_unfinished_state(path: Path, *_: object) -> bool:
+    return path.name.startswith(".step-")
 
 
 MOMENTS = {
@@ -41,10 +45,10 @@ MOMENTS = {
     "while statistics are computed anew": (normalisation, "precise_statistics", 2),
     "in the first evaluation": (loop, "evaluate", 1),
     "in the last evaluation": (loop, "evaluate", 2),
-    "before the first state is written": (checkpoint, "write", 1, is_last),
-    "between the renames of a save": (checkpoint, "write", 2, is_last),
+    "before the first state is written": (checkpoint, "write", 1, is_state),
+    "before the second state is written": (checkpoint, "write", 2, is_state),
     "before the best weights are written": (checkpoint, "write", 1, lambda path, *_: path.name == "best.safetensors"),
-    "with a state written but not in its place": (Path, "replace", 2, lambda path, *_: path.name.startswith(".last")),
+    "with a state written but not in its place": (os, "replace", 2, is_unfinished_state),
     "before the final weights": (checkpoint, "write", 1, lambda path, *_: path.name == "final.safetensors"),
     "before the result": (Run, "finish", 1),
     "between result and status": (Run, "set_status", 2),
@@ -111,7 +115,7 @@ def test_a_damaged_last_state_costs_steps_but_no_byte(
     with pytest.raises(cuts.Cut):
         train_one(tmp_path / "run", small(**FIELDS), checkpoint_every="5st")
     cuts.mend()
-    last = tmp_path / "run/checkpoints/last.safetensors"
+    last = tmp_path / "run/checkpoints/step-0000010.safetensors"
     last.write_bytes(last.read_bytes()[:-1])
     train_one(tmp_path / "run", small(**FIELDS))
     assert content(tmp_path / "run") == uninterrupted
@@ -124,7 +128,7 @@ def test_a_stack_cut_off_in_a_save_goes_on_run_by_run(
     recipes = {tmp_path / name: small(seed=seed, stack=2, **FIELDS) for name, seed in (("a", 0), ("b", 1))}
     whole = {tmp_path / f"whole-{name}": recipe for name, recipe in zip("ab", recipes.values(), strict=True)}
     train_runs(whole)
-    cuts.at(checkpoint, "write", 4, is_last)
+    cuts.at(checkpoint, "write", 4, is_state)
     with pytest.raises(cuts.Cut):
         train_runs(recipes, checkpoint_every="5st")
     cuts.mend()
@@ -170,8 +174,8 @@ def test_a_run_goes_on_in_another_environment_but_says_so(
 
 
 def test_a_state_of_another_recipe_is_refused(small: Make, train_one: Make, begun: Path) -> None:
-    tensors, facts = checkpoint.read(begun / "checkpoints/last.safetensors")
-    checkpoint.write(begun / "checkpoints/last.safetensors", tensors, {**facts, "recipe": "0" * 16})
+    tensors, facts = checkpoint.read(begun / "checkpoints/step-0000005.safetensors")
+    checkpoint.write(begun / "checkpoints/step-0000005.safetensors", tensors, {**facts, "recipe": "0" * 16})
     with pytest.raises(StoreError, match="belongs to recipe 0000000000000000"):
         train_one(begun, small())
 
@@ -180,11 +184,11 @@ def test_a_state_of_another_recipe_is_refused(small: Make, train_one: Make, begu
 @pytest.mark.parametrize("name", ["weights/fc.weight", "weights/bn1.running_var", "running"])
 def test_a_state_must_fit_the_model(small: Make, train_one: Make, begun: Path, name: str, change: str) -> None:
     """Parameters, the statistics of evaluation, and the running statistics under all policies."""
-    tensors, facts = checkpoint.read(begun / "checkpoints/last.safetensors")
+    tensors, facts = checkpoint.read(begun / "checkpoints/step-0000005.safetensors")
     tensor = tensors.pop(name)
     if change != "missing":
         tensors[name] = tensor[1:] if change == "shape" else tensor.double()
-    checkpoint.write(begun / "checkpoints/last.safetensors", tensors, facts)
+    checkpoint.write(begun / "checkpoints/step-0000005.safetensors", tensors, facts)
     with pytest.raises(StoreError, match=rf"{name} is missing or of another shape"):
         train_one(begun, small())
 
@@ -218,18 +222,3 @@ def test_a_run_whose_data_fails_says_so_and_goes_on_later(
     monkeypatch.undo()
     assert train_one(tmp_path / "run", small(**FIELDS)).interruptions == 1
     assert content(tmp_path / "run") == uninterrupted
-
-
-def test_a_full_disk_hides_no_error(small: Make, train_one: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    first_step = GradientEngine.gradients
-
-    def then_full(engine: GradientEngine, *arguments: Any) -> Any:
-        monkeypatch.setattr(os, "fsync", full)
-        return first_step(engine, *arguments)
-
-    monkeypatch.setattr(GradientEngine, "gradients", then_full)
-    with pytest.raises(EnvironmentFault, match=r"metrics\.jsonl: No space left on device"):
-        train_one(tmp_path / "run", small(), checkpoint_every="1st")

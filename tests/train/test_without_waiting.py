@@ -64,7 +64,7 @@ def test_nothing_is_read_in_a_step(small: Make, monkeypatch: pytest.MonkeyPatch,
     for number in range(3):
         found = gradients_of([state], engine, batches, number)  # type: ignore[arg-type]
         moving = MovingStep([state], found, number, at_once=False)
-        assert (moving.known, found.stop_requested) == (False, False)
+        assert (moving.known, found.wishes) == (False, (False, False))
         state.tally.step += 1
     with pytest.raises((RuntimeError, NotImplementedError)):
         moving.records()

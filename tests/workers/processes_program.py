@@ -19,8 +19,8 @@ from widestep.models.build import build_model
 from widestep.models.initialise import initialise
 from widestep.workers import reduce
 from widestep.workers.blocks import Block, ForwardPass
-from widestep.workers.engine import GradientEngine
-from widestep.workers.launched import Launch, child_environment, detect
+from widestep.workers.engine import GradientEngine, Wishes
+from widestep.workers.launched import Launch
 from widestep.workers.overlapped import OverlappedEngine
 from widestep.workers.placement import Placement
 from widestep.workers.tree import sum_leaves
@@ -65,17 +65,17 @@ class Meter:
         self._all_gather(whole, mine, group=group)
 
 
-def stop_seen(world: World, num_workers: int, asked: int) -> bool:
-    """Let one process ask for a stop in a step; say whether this one learns of it."""
+def wishes_seen(world: World, num_workers: int, stopping: int, saving: int) -> Wishes:
+    """Let one process want a stop in a step, and another one a save; return what this one learns of it."""
     model = build_model("digits-resnet", num_classes=10, image_shape=(1, 8, 8))
     initialise(model, 0, torch.Generator().manual_seed(0))
     placement = Placement(num_workers, 1, world.num_processes)
     forward = ForwardPass(model, label_smoothing=0.0, precision="fp32")
-    engine = GradientEngine(forward, world, stop_requested=lambda: world.process == asked)
+    engine = GradientEngine(forward, world, wishes=lambda: Wishes(world.process == stopping, world.process == saving))
     images = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
     batch_of = lambda workers: [Block(images + workers.start, torch.tensor([[1], [2]]), workers)]  # noqa: E731
     centre = torch.zeros(1, engine.moments.num_channels)
-    return engine.gradients(batch_of, 2 * num_workers, placement, centre).stop_requested
+    return engine.gradients(batch_of, 2 * num_workers, placement, centre).wishes
 
 
 def digits_batch(num_workers: int, num_images: int) -> Callable[[range], list[Block]]:
@@ -93,14 +93,14 @@ def fast_and_exact(world: World, num_workers: int, num_images: int, compression:
     model.initialise(0, 5)
     forward = ForwardPass(model, label_smoothing=0.1, precision="fp32")
     exact = GradientEngine(forward, World())
-    fast = OverlappedEngine(forward, world, compression=compression, stop_requested=lambda: world.process == 0)
+    fast = OverlappedEngine(forward, world, compression=compression, wishes=lambda: Wishes(save=world.process == 0))
     centre = torch.zeros(1, exact.moments.num_channels)
     errors: dict[str, float] = {"gradient": 0.0, "moments": 0.0, "loss": 0.0}
     for step in range(2):
         batch_of = digits_batch(num_workers, num_images + step)
         a = exact.gradients(batch_of, num_images + step, Placement(num_workers, 1, 1), centre)
         b = fast.gradients(batch_of, num_images + step, Placement(num_workers, 1, world.num_processes), centre)
-        assert b.stop_requested
+        assert b.wishes == (False, True)
         pairs = {
             "gradient": (a.gradients, b.gradients),
             "moments": (a.moments.pooled_variance, b.moments.pooled_variance),
@@ -140,12 +140,15 @@ def job(launch: Launch) -> dict[str, Any]:
         report["merged"] = world.merged(filled).tolist()
         last = world.num_processes - 1
         report["agreed"] = [agreed(world, range(*failing)) for failing in ((0,), (1,), (last, last + 1), (last + 1,))]
-        report["stops"] = [stop_seen(world, workers, asked) for workers in (1, 2, last + 1) for asked in (0, last)]
+        report["wishes"] = [
+            wishes_seen(world, workers, *wanting)
+            for workers in (1, 2, last + 1)
+            for wanting in ((0, -1), (last, 0), (-1, -1))
+        ]
         report["fast"] = {
             f"{workers} {images} {how}": fast_and_exact(world, workers, images, how)
             for workers, images, how in ((8, 45, "none"), (2, 10, "none"), (8, 45, "fp16"), (8, 45, "bf16"))
         }
-        report["no_stop"] = [stop_seen(world, workers, asked=-1) for workers in (1, last + 1)]
     return report
 
 
@@ -155,8 +158,8 @@ def main() -> None:
     for text in sys.argv[3:]:
         num_processes, port, descriptor = map(int, text.split(":"))
         if process < num_processes:
-            launch = detect(child_environment(process, num_processes, port, descriptor))
-            assert launch is not None
+            held = descriptor if process == 0 else None
+            launch = Launch("widestep", process, num_processes, process, port=port, listen_descriptor=held)
             report = job(launch)
             (folder / f"{num_processes}-{process}.json").write_text(json.dumps(report))
 

@@ -9,7 +9,7 @@ import torch
 
 from widestep.errors import EnvironmentFault
 from widestep.workers.blocks import ForwardPass
-from widestep.workers.engine import GradientEngine, StepGradients, _norms
+from widestep.workers.engine import GradientEngine, StepGradients, Wishes, _norms
 from widestep.workers.placement import Placement
 from widestep.workers.tree import sum_leaves
 from widestep.workers.world import World
@@ -260,10 +260,11 @@ def test_an_overflowing_variance_is_not_finite(digits_model: Make, global_batch:
     assert found.finite == [False]
 
 
-def test_stop_requests_ride_along(digits_model: Make, global_batch: Make) -> None:
+def test_wishes_ride_along(digits_model: Make, global_batch: Make) -> None:
     model, batch = digits_model(), global_batch(24, 4)
-    assert gradients_of(model, batch, stop_requested=lambda: True).stop_requested
-    assert not gradients_of(model, batch).stop_requested
+    assert gradients_of(model, batch, wishes=lambda: Wishes(stop=True)).wishes == (True, False)
+    assert gradients_of(model, batch, wishes=lambda: Wishes(save=True)).wishes == (False, True)
+    assert gradients_of(model, batch).wishes == (False, False)
 
 
 def test_an_operation_without_a_deterministic_form_is_named(digits_model: Make, global_batch: Make) -> None:

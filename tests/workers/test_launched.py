@@ -1,9 +1,11 @@
 """Who started this process: environments as the launchers set them."""
 
+import time
+
 import pytest
 
 from widestep.errors import EnvironmentFault
-from widestep.workers.launched import Launch, child_environment, detect
+from widestep.workers.launched import Launch, detect, seconds_of_job
 
 TORCHRUN = {
     "RANK": "5",
@@ -69,11 +71,13 @@ MPIRUN_IN_SBATCH = {
 
 
 def test_torchrun() -> None:
-    assert detect(TORCHRUN) == Launch("torchrun", 5, 8, 1, "node01", 29500)
+    assert detect(TORCHRUN) == Launch("torchrun", 5, 8, 1, "node01", 29500, one_host=False)
 
 
 def test_jsrun_over_hosts() -> None:
-    assert detect({**JSRUN, "MASTER_ADDR": "h41n05"}) == Launch("jsrun", 7, 12, 1, "h41n05", 10_000 + 112233 % 50_000)
+    assert detect({**JSRUN, "MASTER_ADDR": "h41n05"}) == Launch(
+        "jsrun", 7, 12, 1, "h41n05", 10_000 + 112233 % 50_000, one_host=False
+    )
 
 
 def test_jsrun_on_one_host_needs_no_address() -> None:
@@ -90,7 +94,9 @@ def test_mpirun_inside_sbatch_is_mpirun() -> None:
 
 
 def test_srun_step() -> None:
-    assert detect({**SRUN, "MASTER_ADDR": "n01", "MASTER_PORT": "12345"}) == Launch("srun", 6, 8, 2, "n01", 12345)
+    assert detect({**SRUN, "MASTER_ADDR": "n01", "MASTER_PORT": "12345"}) == Launch(
+        "srun", 6, 8, 2, "n01", 12345, one_host=False
+    )
 
 
 def test_srun_step_on_one_host() -> None:
@@ -115,13 +121,37 @@ def test_several_hosts_need_the_address_of_process_0(environment: dict[str, str]
         detect(environment)
 
 
-def test_our_own_launcher() -> None:
-    first = detect(child_environment(0, 3, port=40_001, listen_descriptor=7))
-    second = detect(child_environment(2, 3, port=40_001, listen_descriptor=7))
-    assert first == Launch("widestep", 0, 3, 0, "127.0.0.1", 40_001, listen_descriptor=7)
-    assert second == Launch("widestep", 2, 3, 2, "127.0.0.1", 40_001)
+def test_torchrun_on_one_host_with_a_store_of_its_own() -> None:
+    alone = {**TORCHRUN, "LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "2"}
+    found = detect(alone)
+    assert found is not None
+    assert (found.one_host, found.has_store, found.attempt) == (True, True, 2)
 
 
-def test_our_own_launcher_wins_over_the_job_it_runs_in() -> None:
-    inside = {**MPIRUN_IN_SBATCH, **child_environment(1, 2, port=40_001, listen_descriptor=7)}
-    assert detect(inside) == Launch("widestep", 1, 2, 1, "127.0.0.1", 40_001)
+def test_a_requeued_job_is_another_attempt() -> None:  # row 24
+    found = detect({**SRUN, "MASTER_ADDR": "n01", "SLURM_RESTART_COUNT": "1"})
+    assert found is not None
+    assert found.attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"RANK": "five"}, "torchrun sets RANK to a whole number. It is 'five'"),
+        ({"WORLD_SIZE": ""}, "torchrun sets WORLD_SIZE to a whole number. It is ''"),
+        ({"MASTER_PORT": "-1"}, "torchrun sets MASTER_PORT to a whole number. It is '-1'"),
+        ({"RANK": "8"}, "numbered from 0. RANK is 8 and WORLD_SIZE is 8"),
+        ({"WORLD_SIZE": "0"}, "numbered from 0. RANK is 5 and WORLD_SIZE is 0"),
+    ],
+)
+def test_an_environment_that_cannot_be(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(EnvironmentFault, match=words):
+        detect({**TORCHRUN, **changes})
+
+
+def test_the_end_of_a_job_is_known_from_slurm() -> None:
+    left = seconds_of_job({"SLURM_JOB_END_TIME": str(int(time.time()) + 3600)})
+    assert left is not None
+    assert 3595 < left <= 3600
+    assert seconds_of_job({}) is None
+    assert seconds_of_job({"SLURM_JOB_END_TIME": "tomorrow"}) is None

@@ -98,15 +98,14 @@ def near(a: Tensor, b: Tensor, rtol: float = 1e-11) -> bool:
 @pytest.mark.parametrize("kind", [GradientEngine, OverlappedEngine])
 def test_gradients_of_passes_are_added(expected: dict[str, Any], kind: type) -> None:  # W1
     batch = expected["batch"]
-    options = {"stop_requested": lambda: False}
-    found = found_in(expected["model"], batch, cut(batch, CUTS), kind, **options)
+    found = found_in(expected["model"], batch, cut(batch, CUTS), kind)
     assert near(found.gradients, expected["gradient"])
 
 
 @pytest.mark.parametrize("kind", [GradientEngine, OverlappedEngine])
 def test_a_worker_has_the_mean_of_its_passes_weighted_by_images(expected: dict[str, Any], kind: type) -> None:  # B2
     batch, moments = expected["batch"], expected["moments"]
-    found = found_in(expected["model"], batch, cut(batch, CUTS), kind, stop_requested=lambda: False).moments
+    found = found_in(expected["model"], batch, cut(batch, CUTS), kind).moments
     of_worker = [
         [sum(count / 8 * pair[which] for count, *pair in moments[3 * w : 3 * w + 3]) for which in (0, 1)] for w in range(3)
     ]

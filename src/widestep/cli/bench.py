@@ -1,15 +1,19 @@
 """`widestep bench`: how fast a recipe trains on this machine, and what its time goes into."""
 
+import importlib
 import json as json_module
 import sys
 from dataclasses import asdict
+from functools import partial
 
-from widestep.cli.options import cautions, request
+from widestep.cli.options import Request, cautions, request
+from widestep.cli.sentences import explaining
 from widestep.data.facts import describe
 from widestep.errors import UsageError
 from widestep.plan.runplan import RunPlan
-from widestep.workers.launched import detect
+from widestep.workers.launched import Launch, detect
 from widestep.workers.launcher import run_processes
+from widestep.workers.pulse import Pulse
 
 
 def bench(*, recipe: str = "digits", seconds: float = 30.0, json: bool = False, **fields: str) -> int:
@@ -40,13 +44,26 @@ def bench(*, recipe: str = "digits", seconds: float = 30.0, json: bool = False, 
     wanted = request(recipe, fields)
     launch = detect()
     if launch is None and wanted.execution.processes > 1:
-        return run_processes(sys.argv[1:], wanted.execution.processes)
+        importlib.import_module("widestep.train.bench")  # with all of torch, once for all processes
+        body = partial(_measure, wanted, seconds, json)
+        return run_processes(
+            explaining(body),
+            wanted.execution.processes,
+            restarts=0,
+            hang_seconds=wanted.execution.hang_timeout,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    return _measure(wanted, seconds, json, launch or Launch("nobody"), Pulse())
+
+
+def _measure(wanted: Request, seconds: float, as_json: bool, launch: Launch, pulse: Pulse) -> int:
+    """Be one process of the measurement; process 0 shows what it found."""
     from widestep.train.bench import measure
 
-    found = measure(wanted.recipe, wanted.execution, launch, seconds)
-    if launch is not None and launch.process > 0:
+    found = measure(wanted.recipe, wanted.execution, launch, pulse, seconds)
+    if launch.process > 0:
         return 0
-    if json:
+    if as_json:
         print(json_module.dumps(asdict(found), indent=2))
         return 0
     chosen = wanted.recipe

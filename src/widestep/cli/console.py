@@ -12,6 +12,7 @@ from rich.text import Text
 
 import widestep
 from widestep.cli.options import cautions
+from widestep.plan.plain import plain
 from widestep.plan.runplan import RunPlan
 from widestep.train.evaluate import Evaluation
 from widestep.train.loop import StepReport
@@ -52,7 +53,9 @@ class ConsoleWatcher:
                 "workers: some have nothing to do"
             )
         lines += [f"warning    {line}" for line in cautions(recipe, facts.num_train)]
-        if self._first_step:
+        if session.world.launch.is_ours and session.world.launch.attempt:
+            lines = []  # they stand above
+        if self._first_step or not lines:
             lines.append(f"resumed    at step {self._first_step:,} of {session.plan.total_steps:,}")
         for line in lines:
             self._say(line)
@@ -85,7 +88,7 @@ class ConsoleWatcher:
     def _say(self, line: str) -> None:
         """Print a line; when nobody reads any more, as in `widestep train 2>&1 | head`, training goes on without."""
         try:
-            print(line, file=self._stream, flush=True)
+            print(plain(line), file=self._stream, flush=True)
         except OSError:
             self._stream = io.StringIO()
 

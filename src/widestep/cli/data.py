@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,11 @@ from widestep.cli.progress import duration, say
 from widestep.data import digits
 from widestep.data.facts import describe, parse_spec, parse_store_spec
 from widestep.data.split import stratified_split
+from widestep.data.stores.folder_store import FolderStore
+from widestep.data.stores.layout import scan_folder
 from widestep.data.stores.open_store import open_store
 from widestep.data.stores.store import ImageStore
-from widestep.errors import UsageError
+from widestep.errors import DataError, UsageError
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
@@ -31,14 +32,24 @@ _PLAIN_SECONDS = 15.0
 _LIVE_SECONDS = 0.2
 
 
-def check_(data: str, *, hash: bool = False, threads: int | None = None, json: bool = False) -> int:
-    """Look at every image of a data set: decode all of it strictly, name what is damaged.
+def check_(
+    data: str,
+    *,
+    hash: bool = False,
+    record: Path | None = None,
+    compare: Path | None = None,
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
+    """Look at every image of a data set: decode all of it strictly, name all that is damaged.
 
-    Exit code 3 when an image is damaged. Of a packed data set the checksums of all
-    files are compared, too.
+    Exit code 3 when an image is damaged, or not as recorded. Of a packed data set the
+    checksums of all files are compared, too.
 
     For example:
       widestep data check folder:/data/flowers
+      widestep data check folder:/data/flowers --record flowers.sha256
+      widestep data check folder:/data/flowers --compare flowers.sha256
       widestep data check parquet:/data/cifar10 --hash --json
 
     Parameters
@@ -46,49 +57,51 @@ def check_(data: str, *, hash: bool = False, threads: int | None = None, json: b
     data
         The data set: folder:PATH, parquet:PATH, tar:PATH or packed:PATH.
     hash
-        Print a SHA-256 over all labels and images; keep it, and a later change shows.
+        Print a SHA-256 over all labels and images, and find images that are there
+        more than once.
+    record
+        Write the SHA-256 of every image into this new file.
+    compare
+        Name every image that is not as in this file, written by --record: bytes
+        altered in place are seen by nothing else.
     threads
         That decode. Empty: one a core.
     json
         Print as JSON.
     """
-    from widestep.data.stores.check import check
+    from widestep.cli.data_found import in_words, record_of
+    from widestep.data.stores import contents
+    from widestep.data.stores.check import Damage, check
 
-    store, count = _opened(data), _threads(threads)
+    if record is not None:
+        contents.check_unused(record)
+    count, (store, problems) = _threads(threads), _opened_leniently(data)
     meter = _Meter("checked", len(store.labels))
+    hashed = hash or record is not None or compare is not None
     try:
-        found = check(store, count, hashed=hash, progress=meter.advance)
+        found = check(store, count, hashed=hashed, progress=meter.advance)
     finally:
         meter.close()
         store.close()
-    per_class = [np.bincount(part, minlength=len(store.classes)) for part in _parts(store)]
-    sizes = {"bytes": found.num_bytes, "height": found.heights, "width": found.widths}
+    found.damaged[:0] = [Damage(None, name, reason) for name, reason in problems]
+    if compare is not None:
+        damaged = {damage.image for damage in found.damaged if damage.image is not None}
+        differing = contents.compare(compare, data, store, found.digests)
+        found.damaged.extend(Damage(*one) for one in differing if one[0] not in damaged)
     if json:
-        record = {
-            **{"data": data, "num_train": store.num_train, "num_val": store.num_val, "fingerprint": store.fingerprint},
-            "classes": [
-                {"name": name, "train": int(train), "val": int(val)}
-                for name, train, val in zip(store.classes, *per_class, strict=True)
-            ],
-            **{name: _spread(values) for name, values in sizes.items()},
-            **{"formats": found.formats, "num_slow": found.num_slow, "content_sha256": found.content},
-            "damaged": [asdict(damage) for damage in found.damaged],
-        }
-        print(json_module.dumps(record, indent=2))
-        return 3 if found.damaged else 0
-    print(f"data       {data}: {store.num_train:,} training and {store.num_val:,} validation images")
-    print(f"           fingerprint {store.fingerprint}")
-    print(f"classes    {len(store.classes):,}; training images a class: {_words(per_class[0])}")
-    for name, values in sizes.items():
-        print(f"{name:<10} {_words(values)}")
-    slow = f"; {found.num_slow:,} only Pillow decodes, which is slower" if found.num_slow else ""
-    print(f"formats    {', '.join(f'{name} {number:,}' for name, number in found.formats.items()) or 'none'}{slow}")
-    if found.content is not None:
-        print(f"content    {found.content}")
-    print(f"damaged    {len(found.damaged):,}")
-    for damage in found.damaged:
-        print(f"  {damage.name}: {damage.reason}")
-    return 3 if found.damaged else 0
+        print(json_module.dumps(record_of(data, store, found), indent=2))
+    else:
+        print("\n".join(in_words(data, store, found)))
+    if found.damaged:
+        unwritten = "" if record is None else f"; {str(record)!r} was not written"
+        raise DataError(
+            f"Every image of a data set must be whole. In {data} {len(found.damaged):,} are not (listed above), the first "
+            f"is {found.damaged[0].name!r} ({found.damaged[0].reason}): restore or remove them; with --bad-images skip "
+            f"training goes on without images that do not decode{unwritten}."
+        )
+    if record is not None:
+        contents.record(record, data, store, found.digests)
+    return 0
 
 
 def pack_(
@@ -224,25 +237,19 @@ def _opened(spec: str) -> ImageStore:
     return open_store(*parse_store_spec(spec))
 
 
+def _opened_leniently(spec: str) -> tuple[ImageStore, list[tuple[str, str]]]:
+    """Open a data set; of folders, also return those that cannot be trained on and why, where the rest can be looked at."""
+    kind, path = parse_store_spec(spec)
+    problems: list[tuple[str, str]] = []
+    if kind == "folder":
+        return FolderStore(scan_folder(path, problems)), problems
+    return open_store(kind, path), problems
+
+
 def _threads(asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise UsageError(f"--threads is 1 or more. Got {asked}.")
     return asked or len(os.sched_getaffinity(0))
-
-
-def _parts(store: ImageStore) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return store.labels[: store.num_train], store.labels[store.num_train :]
-
-
-def _spread(values: NDArray[np.int64]) -> dict[str, Any] | None:
-    if not len(values):
-        return None
-    return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
-
-
-def _words(values: NDArray[np.int64]) -> str:
-    spread = _spread(values)
-    return "none" if spread is None else f"{spread['min']:,} to {spread['max']:,}, median {spread['median']:,g}"
 
 
 class _Meter:

@@ -11,6 +11,8 @@ from widestep.errors import UsageError
 from widestep.files import explained, write_atomically
 from widestep.plan.runplan import RunPlan
 
+_MOST_RATES = 1_000_000
+
 
 def lr(
     *, recipe: str = "digits", steps: str | None = None, plot: Path | None = None, json: bool = False, **fields: str
@@ -63,12 +65,15 @@ def lr(
 
 
 def _range(steps: str | None, total: int) -> tuple[int, int]:
-    if steps is None:
-        return 0, total
-    match = re.fullmatch(r"([0-9]{0,15}):([0-9]{0,15})", steps)
+    match = re.fullmatch(r"([0-9]{0,15}):([0-9]{0,15})", ":" if steps is None else steps)
     first, last = (int(match[1] or 0), min(int(match[2] or total), total)) if match else (0, 0)
     if first >= last:
         raise UsageError(f"--steps reads FIRST:LAST within 0:{total}, for example 0:100. Got {steps!r}.")
+    if last - first > _MOST_RATES:
+        raise UsageError(
+            f"At most {_MOST_RATES:,} rates are listed at a time. Training takes {total:,} steps; choose with --steps "
+            "FIRST:LAST."
+        )
     return first, last
 
 

@@ -6,13 +6,20 @@ Commands are loaded when they are used, so that help never waits for them.
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 
 import widestep
-from widestep.errors import WidestepError
+from widestep.cli.sentences import DEBUG, explained
+from widestep.cli.streams import settle_streams
+from widestep.errors import EnvironmentFault
+from widestep.records.environment import require_torch
 from widestep.workers.launched import detect, die_with_parent
+
+_COMPUTING = {("train",), ("eval",), ("verify",), ("bench",), ("study", "run"), ("study", "work"), ("study", "retry")}
+_LONGEST_LINE = 2_000
 
 app = App(
     name="widestep",
@@ -32,6 +39,7 @@ app.command(
 )
 app.command("widestep.cli.diff:diff", name="diff", help="Compare two runs to the byte, or two recipes in words.")
 app.command("widestep.cli.bench:bench", name="bench", help="Measure how fast a recipe trains here, and what limits it.")
+app.command("widestep.cli.doctor:doctor", name="doctor", help="Say whether training can work here, and what to mend.")
 app.command("widestep.cli.report:report", name="report", help="Make the page, figures and findings of a study or of runs.")
 
 study = App(name="study", help="Answer a question with many runs: plan, run, look, retry.")
@@ -69,6 +77,7 @@ app.command(recipes)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: see the README for the meaning of the codes."""
     die_with_parent()
+    settle_streams()
     code = run(sys.argv[1:] if arguments is None else arguments)
     if detect() is not None:  # torch's communication threads may abort a process that is taken down in the ordinary way
         sys.stdout.flush()
@@ -78,26 +87,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code; errors that are explained become one line on stderr."""
+    """Run a command and return its exit code; an error becomes one line on stderr, with `--debug` after its traceback."""
     try:
-        if not {"--help", "-h"}.isdisjoint(arguments):
-            _explain_in_full(arguments)
-        result = app(list(arguments), exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except CycloptsError as error:
-        _complain(str(error).replace("Did you mean", "Perhaps you meant") + " See --help.")
-        return 2
-    except WidestepError as error:
-        if str(error):
-            _complain(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain("Stopped at once. What was saved is whole; the same command goes on from there.")
-        return 75
-    except BrokenPipeError:  # the reader of our output went away, as in `widestep lr | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _run([word for word in arguments if word != DEBUG])
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is becomes a sentence
+        if DEBUG in arguments:
+            traceback.print_exc()
+        code, sentence = explained(error)
+        _complain(sentence)
+        return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not {"--help", "-h"}.isdisjoint(arguments):
+        _explain_in_full(arguments)
+    else:
+        _require_working_directory()
+        if tuple(arguments[: 2 if arguments[:1] == ["study"] else 1]) in _COMPUTING and "--dry-run" not in arguments:
+            require_torch()
+    result = app(arguments, exit_on_error=False, print_error=False)
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def _require_working_directory() -> None:
+    """Refuse to begin in a directory that has been deleted: libraries would abort."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise EnvironmentFault(f"The working directory must exist. {error.strerror}; cd to one that does.") from None
 
 
 def _explain_in_full(arguments: Sequence[str]) -> None:
@@ -110,4 +128,7 @@ def _explain_in_full(arguments: Sequence[str]) -> None:
 def _complain(sentence: str) -> None:
     """Print one line, whatever names and paths the sentence quotes."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in sentence).split())
-    print(f"widestep: {line}", file=sys.stderr, flush=True)
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    if line:  # what was said already is not said again
+        print(f"widestep: {line}", file=sys.stderr, flush=True)

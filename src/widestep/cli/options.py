@@ -6,6 +6,7 @@ from pathlib import Path
 
 from widestep.errors import UsageError
 from widestep.plan import recipes
+from widestep.plan.consistency import check_given
 from widestep.plan.effects import without_effect
 from widestep.plan.execution import Execution
 from widestep.plan.family import warnings
@@ -44,11 +45,9 @@ def request(recipe: str, fields: Mapping[str, str]) -> Request:
         raise UsageError(" ".join(said) + " `widestep recipes fields` lists all fields.")
     of_recipe = {name: value for name, value in given.items() if name in Recipe.model_fields}
     of_execution = {name: value for name, value in given.items() if name in Execution.model_fields}
-    return Request(
-        named.name,
-        recipes.changed(named.recipe, of_recipe),
-        replaced(Execution(), of_execution, what="execution", typed=False),
-    )
+    changed = recipes.changed(named.recipe, of_recipe)
+    check_given(changed, of_recipe if "epochs" in of_recipe else {*of_recipe, *named.given})
+    return Request(named.name, changed, replaced(Execution(), of_execution, what="execution", typed=False))
 
 
 def cautions(recipe: Recipe, num_train: int) -> list[str]:

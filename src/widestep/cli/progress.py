@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from widestep.plan.plain import plain
 from widestep.study.crew import ProgressMeter, StudyProgress
 
 _PLAIN_SECONDS = 15.0
@@ -64,4 +65,4 @@ def duration(seconds: float | None) -> str:
 
 def say(line: str) -> None:
     """Print a line to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)

@@ -1,7 +1,5 @@
 """`widestep study`: plan, run, look at and retry the many runs of a question."""
 
-import csv
-import io
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 from widestep.cli.progress import ProgressView, duration, say
 from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
+from widestep.plan.plain import csv_text
 from widestep.plan.runplan import RunPlan
 from widestep.study import study as definition
 from widestep.study.audit import audit, planned, recipe_key
@@ -197,10 +196,10 @@ def work(directory: Path) -> int:
     from widestep.plan.execution import Execution
     from widestep.study.work import work as work_on
     from widestep.train.loop import train
-    from widestep.train.stop import StopRequest
+    from widestep.train.stop import Deadline, StopRequest
     from widestep.workers.world import World
 
-    stop = StopRequest()
+    stop = StopRequest(Deadline.of(None))
     stop.install()
     execution = Execution(
         device=store.study.device,
@@ -219,7 +218,7 @@ def work(directory: Path) -> int:
 
 
 def _resolve(study: str, out: Path | None, seeds: int | None, fields: dict[str, str]) -> tuple[Path, Study]:
-    found = definition.parse(definition.source_text(study), f"study {study}")
+    found = definition.parse(definition.source_text(study), f"study {study}", is_new=True)
     settings = {name.lstrip("-").replace("-", "_"): value for name, value in fields.items()}
     changed = definition.changed(found, seeds=seeds, settings=settings)
     return out or Path("studies") / found.name, changed
@@ -288,29 +287,31 @@ def _plan_rows(store: StudyStore, run_plans: dict[str, RunPlan]) -> list[dict[st
 
 
 def _status_csv(store: StudyStore) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "reason"])
+    rows = []
     for state in store.states():
         trial = state.trial
         settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
-        row = [trial.fingerprint, trial.arm, settings, trial.seed, state.status, state.val_accuracy, state.reason]
-        writer.writerow(["" if value is None else value for value in row])
-    return text.getvalue()
+        rows.append([trial.fingerprint, trial.arm, settings, trial.seed, state.status, state.val_accuracy, state.reason])
+    return csv_text(["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "reason"], rows)
 
 
 def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
     """Write status.csv and the report, and return the exit code; a study that was asked to stop does not linger."""
-    write_atomically(store.directory / "status.csv", _status_csv(store))
+    lines: list[str] = []
+    written = None
+    while written != (table := _status_csv(store)):  # another runner may have finished something in the meantime
+        write_atomically(store.directory / "status.csv", table)
+        if report and not stopped and any(state.finished for state in store.states()):
+            from widestep.report.build import build_report, summary_lines
+
+            lines = summary_lines(build_report(store.directory))
+        written = table
     if stopped:
         say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
         return Stopped.exit_code
-    if report and any(state.finished for state in store.states()):
-        from widestep.report.build import build_report, summary_lines
-
-        for line in summary_lines(build_report(store.directory)):
-            print(line)
-    else:
+    for line in lines:
+        print(line)
+    if not lines:
         _say_audit(audit(store).found)
     return _verdict(store)
 

@@ -1,20 +1,25 @@
 """`widestep train`: one recipe into one run directory."""
 
+import importlib
 import json as json_module
 import sys
+from functools import partial
 from typing import Any
 
 from widestep.cli.options import Request, cautions, request
+from widestep.cli.sentences import explaining
 from widestep.data.facts import describe
-from widestep.errors import UsageError
+from widestep.errors import NumericError, UsageError
 from widestep.files import explained
 from widestep.plan.recipe import Recipe
 from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run, move_aside
+from widestep.train.stop import Deadline, StopRequest
 from widestep.workers.launched import Launch, detect
 from widestep.workers.launcher import run_processes
+from widestep.workers.pulse import Pulse
 
 
 def train(
@@ -60,18 +65,44 @@ def train(
     if explain_optimizer:
         return _explain_optimizer(wanted.recipe, json)
     launch = detect()
-    if launch is None:
-        if fresh:
-            move_aside(wanted.directory)
-        result = _finished(Run(wanted.directory, wanted.recipe))
-        if result is None and wanted.execution.processes > 1:
-            return run_processes([word for word in sys.argv[1:] if word != "--fresh"], wanted.execution.processes)
-        result = result or _train(wanted, None, fresh=False)
-    else:
-        result = _train(wanted, launch, fresh)
-    if launch is None or launch.process == 0:
-        _show_result(wanted, result, json)
-    return 4 if result.status == "diverged" else 0
+    if launch is not None:
+        return _take_part(wanted, json, launch, Pulse(), fresh=fresh)
+    if fresh:
+        move_aside(wanted.directory)
+    result = _finished(Run(wanted.directory, wanted.recipe))
+    if result is not None:
+        return _outcome(wanted, result, json)
+    processes = wanted.execution.processes
+    if processes == 1 and "torch" in sys.modules:  # a test or a notebook: a process that may have computed is not copied
+        return _take_part(wanted, json, Launch("nobody"), Pulse())
+    importlib.import_module("widestep.cli.console")  # with all of torch, once for all processes
+    restarts, hang_seconds = wanted.execution.restarts, wanted.execution.hang_timeout
+    deadline = Deadline.of(wanted.execution.time_limit)
+    body = explaining(partial(_take_part, wanted, json, deadline=deadline))
+    return run_processes(body, processes, restarts=restarts, hang_seconds=hang_seconds, say=_say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _take_part(
+    wanted: Request, as_json: bool, launch: Launch, pulse: Pulse, *, deadline: Deadline | None = None, fresh: bool = False
+) -> int:
+    """Be one process of the job; process 0 shows the result."""
+    deadline = deadline or Deadline.of(wanted.execution.time_limit)
+    stop = StopRequest(deadline, impatient=launch.is_ours or launch.launcher == "nobody")
+    stop.install()
+    result = _train(wanted, launch, pulse, stop, fresh)
+    return _outcome(wanted, result, as_json, shown=launch.process == 0)
+
+
+def _outcome(wanted: Request, result: RunResult, as_json: bool, *, shown: bool = True) -> int:
+    """Show the result and return its exit code."""
+    if shown:
+        _show_result(wanted, result, as_json)
+        sys.stdout.flush()  # here, where it can still be said that nobody could be told
+    return NumericError.exit_code if result.status == "diverged" else 0
 
 
 def _show_plan(wanted: Request) -> int:
@@ -124,14 +155,11 @@ def _explain_optimizer(recipe: Recipe, as_json: bool) -> int:
     return 0
 
 
-def _train(wanted: Request, launch: Launch | None, fresh: bool) -> RunResult:
+def _train(wanted: Request, launch: Launch, pulse: Pulse, stop: StopRequest, fresh: bool) -> RunResult:
     from widestep.cli.console import ConsoleWatcher, SilentWatcher
     from widestep.train.loop import train as train_runs
-    from widestep.train.stop import StopRequest
     from widestep.workers.world import World
 
-    stop = StopRequest()
-    stop.install()
     run = Run(wanted.directory, wanted.recipe)
 
     def known_outcome() -> dict[str, Any] | None:
@@ -140,13 +168,14 @@ def _train(wanted: Request, launch: Launch | None, fresh: bool) -> RunResult:
         finished = _finished(run)
         return finished.as_dict() if finished else None
 
-    with World(launch) as world:
+    execution = wanted.execution
+    with World(launch, pulse, patience=execution.hang_timeout, join_patience=execution.join_timeout) as world:
         known = world.broadcast_json(world.agreed(known_outcome if world.is_first else lambda: None))
         if known is not None:
             return RunResult(**known)
         watcher = ConsoleWatcher() if world.is_first else SilentWatcher()
         try:
-            return train_runs([run], wanted.execution, world, watcher, stop)[0]
+            return train_runs([run], execution, world, watcher, stop)[0]
         finally:
             if isinstance(watcher, ConsoleWatcher):
                 watcher.close()

@@ -16,12 +16,14 @@ from pathlib import Path
 from widestep.cli.options import request
 from widestep.data.facts import describe
 from widestep.errors import DirectoryInUse, NumericError, UsageError, WidestepError, WorkerLost
-from widestep.files import DirectoryLock, explained, write_atomically
+from widestep.files import explained, write_atomically
+from widestep.locks import DirectoryLock
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 from widestep.records.compare import compare
 from widestep.records.run import move_aside, open_existing
+from widestep.records.saved import saved_steps
 
 _SMALL = {"epochs": "4ep", "warmup": "1ep", "tail": "short", "workers_per_forward": "1"}
 _GRIDS = ("8x1x6", "12x1x5")
@@ -236,9 +238,9 @@ def _cadence(recipe: Recipe) -> int:
 def _kill_in_the_middle(command: list[str], directory: Path) -> str:
     """Start the run, kill -9 all its processes as soon as it has saved twice, and say whether that came to pass."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    saved = directory / "checkpoints" / "previous.safetensors"
+    checkpoints = directory / "checkpoints"
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while child.poll() is None and not saved.exists() and time.monotonic() < deadline:
+    while child.poll() is None and len(saved_steps(checkpoints)) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
     if child.poll() is not None:
         return "none: it ended before the kill"

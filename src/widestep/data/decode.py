@@ -9,6 +9,7 @@ that decoding everything and cutting would give.
 """
 
 import io
+import shlex
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ from widestep.errors import DataError
 
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
+MAX_SCANNED_PIXELS = 1_000_000_000
+_SMALLEST_COUNTED = 1_000_000
+_SCAN = b"\xff\xda"
 _SMALLEST_IN_PARTS = 128 * 128  # pixels; below, decoding everything is the fastest (measured)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -35,18 +39,26 @@ _DAMAGE = (
 )
 
 
-class UndecodableError(ValueError):
+class UndecodableError(DataError):
     """An image does not decode; the message says why, in words that fit behind "it does not:"."""
 
 
 @contextmanager
-def explaining(store: ImageStore, image: int) -> Iterator[None]:
-    """Within this, an image of the store that does not decode becomes a DataError that names it."""
+def explaining(store: ImageStore, image: int, spec: str) -> Iterator[None]:
+    """Within this, the error of an image that does not decode, or cannot be read, names it and what to do.
+
+    Parameters
+    ----------
+    spec
+        What the store was opened by.
+    """
     try:
         yield
-    except UndecodableError as error:
+    except DataError as error:
+        what = f"Every image must decode. {store.name(image)!r} does not: {error}. Replace or remove it."
         raise DataError(
-            f"Every image must decode. {store.name(image)!r} does not: {error}. Replace or remove it."
+            f"{what if isinstance(error, UndecodableError) else error} `widestep data check {shlex.quote(spec)}` lists "
+            "every damaged image; bad_images = skip trains without them."
         ) from error
 
 
@@ -98,7 +110,7 @@ class Picture(ABC):
     def _whole(self) -> Pixels: ...
 
     def _part(self, box: Box, trusted: bool) -> Pixels:
-        return _cut(self._whole(), box)
+        return cut(self._whole(), box)
 
 
 def open_picture(stored: bytes | Pixels) -> Picture:
@@ -143,24 +155,25 @@ class _PlainJpeg(Picture):
         self._data = data
 
     def _whole(self) -> Pixels:
+        _check_scans(self._data, self.width * self.height)
         return _pixels(self._data)
 
     def _part(self, box: Box, trusted: bool) -> Pixels:
         if self.width * self.height < _SMALLEST_IN_PARTS:
-            return _cut(self._whole(), box)
+            return cut(self._whole(), box)
         layout = find_layout(self._data)
         if layout is not None and layout.has_row_markers:
             rows = only_rows(self._data, layout, box.top, box.top + box.height)
             if rows is not None:
-                return _cut(_pixels(rows.data), box._replace(top=box.top - rows.first))
+                return cut(_pixels(rows.data), box._replace(top=box.top - rows.first))
         if trusted:
             region = decode_region(self._data, box)
             if region is not None:
                 return region
             if layout is not None:
                 upper = without_rows_below(self._data, layout, box.top + box.height)
-                return _cut(_pixels(upper, strict=False), box)
-        return _cut(self._whole(), box)
+                return cut(_pixels(upper, strict=False), box)
+        return cut(self._whole(), box)
 
 
 class _Other(Picture):
@@ -171,6 +184,8 @@ class _Other(Picture):
     def __init__(self, data: bytes) -> None:
         self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
         super().__init__(*self._image.size)
+        if self._image.format == "JPEG":
+            _check_scans(data, self.width * self.height)
         if self._image.mode.startswith(("I", "F")):
             raise ValueError(f"it has more than 8 bits a channel (mode {self._image.mode})")
 
@@ -185,7 +200,8 @@ def _pixels(jpeg: bytes | bytearray, *, strict: bool = True) -> Pixels:
     return pixels
 
 
-def _cut(pixels: Pixels, box: Box) -> Pixels:
+def cut(pixels: Pixels, box: Box) -> Pixels:
+    """Return the pixels in a box."""
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
@@ -194,6 +210,15 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"it has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are allowed")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(f"of its {width:,} x {height:,} pixels, one side is over {MAX_ASPECT} times the other")
+
+
+def _check_scans(jpeg: bytes, num_pixels: int) -> None:
+    """Refuse a JPEG that goes over all of its pixels so often that decoding it takes minutes; ten times are usual."""
+    if num_pixels < _SMALLEST_COUNTED:
+        return
+    num_scans = jpeg.count(_SCAN)
+    if num_scans * num_pixels > MAX_SCANNED_PIXELS:
+        raise ValueError(f"it has {num_pixels:,} pixels in {num_scans:,} scans")
 
 
 def _reason(error: Exception) -> str:

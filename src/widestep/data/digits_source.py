@@ -58,6 +58,10 @@ class DigitsSource:
         index = self._index(ids)
         return Computed(lambda: self._images.index_select(0, index))
 
+    def name(self, image: int) -> str:
+        """Return the number of a digit."""
+        return f"digit {image}"
+
     def close(self) -> None:
         """Release nothing: there are no threads and no files."""
 

@@ -10,7 +10,7 @@ from typing import Literal
 from widestep.data import digits
 from widestep.data.stores.open_store import OPENERS, StoreKind, open_store
 from widestep.data.stores.store import ImageStore
-from widestep.errors import UsageError
+from widestep.errors import DataError, UsageError
 
 Kind = Literal["digits", "imagenet"] | StoreKind
 
@@ -196,11 +196,11 @@ def store_facts(spec: str, store: ImageStore, image_size: int | None) -> DataFac
 
 
 def _usual_size(store: ImageStore) -> int:
-    from widestep.data.decode import UndecodableError, open_picture
+    from widestep.data.decode import open_picture
 
     seen = set()
     for image in range(0, store.num_train, -(-store.num_train // _NUM_LOOKED_AT)):
-        with suppress(UndecodableError):  # training will name it
+        with suppress(DataError):  # training will name it
             picture = open_picture(store.read(image))
             seen.add((picture.width, picture.height))
     width, height = next(iter(seen), (0, 1))

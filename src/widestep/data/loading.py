@@ -9,6 +9,9 @@ from torch import Tensor
 
 _CPU = torch.device("cpu")
 
+NOTHING = -1
+"""In the place of an image's id: no image."""
+
 
 class Images(Protocol):
     """Images that have been asked for and may still be on their way."""
@@ -22,12 +25,22 @@ class Images(Protocol):
             When one cannot be read or decoded: the first in the order asked for.
         """
 
+    def replaced(self) -> dict[int, int]:
+        """Return, once there is a result, which places hold another image than was asked for: its id, or NOTHING (black).
+
+        Only where damaged images are skipped.
+        """
+
 
 @dataclass(frozen=True)
 class Computed:
     """Images that are made in the moment they are wanted."""
 
     result: Callable[[], Tensor]
+
+    def replaced(self) -> dict[int, int]:
+        """Return nothing: every place holds the image asked for."""
+        return {}
 
 
 @dataclass(frozen=True)

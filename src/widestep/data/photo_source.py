@@ -1,5 +1,6 @@
 """Images of a store, decoded by any number of threads when they are asked for; small ones only once."""
 
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,18 +13,21 @@ from torch import Tensor
 
 from widestep.data.augment import Augmentation, Shifts, crop_box, crop_draws, shift_draws
 from widestep.data.batched import normalised, padded, shifted
-from widestep.data.decode import Picture, explaining, open_picture
+from widestep.data.damage import StandIns
+from widestep.data.decode import Picture, cut, explaining, open_picture
 from widestep.data.facts import DataFacts
-from widestep.data.loading import Images, Loading
+from widestep.data.loading import NOTHING, Images, Loading
 from widestep.data.resident import ResidentImages
 from widestep.data.split import Split
 from widestep.data.stores.store import ImageStore, Pixels
 from widestep.data.views import centre_view, crop_view, usual_short_side
-from widestep.errors import UsageError
+from widestep.errors import EnvironmentFault, UsageError
 from widestep.plan.randomness import U64
 
 _IMAGES_PER_TASK = 8
 _GIB = 1 << 30
+_MARK_STRIDE = 997
+_NEVER_SEEN = -1
 
 View = Callable[[int, Picture, bool, Pixels], None]
 """Takes the place in the batch, the opened image, whether it was decoded before, and the array (size, size, 3) to fill."""
@@ -37,6 +41,11 @@ class PhotoSource:
 
     The first time that an image is visited all of it is decoded strictly, so that damage shows; later, where it is faster,
     only what the crop needs.
+
+    Parameters
+    ----------
+    skips_damaged
+        Whether the image of another id takes the place of one that does not decode (see `damage`); otherwise it is an error.
     """
 
     def __init__(
@@ -46,10 +55,14 @@ class PhotoSource:
         augment: Augmentation,
         evaluation_resize: int | None,
         loading: Loading,
+        *,
+        skips_damaged: bool = False,
     ) -> None:
         self.facts = facts
         self.labels = torch.from_numpy(store.labels)
+        self.name = store.name
         self._store = store
+        self._stand_ins = StandIns(store) if skips_damaged else None
         self._augment = augment
         self._size = facts.image_shape[1]
         self._short_side = usual_short_side(self._size) if evaluation_resize is None else evaluation_resize
@@ -62,7 +75,7 @@ class PhotoSource:
         self._threads = ThreadPoolExecutor(loading.num_threads, "widestep-decode") if loading.num_threads else None
         self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         num_images = facts.num_train + facts.num_val
-        self._sound = np.zeros(num_images, dtype=bool)
+        self._marks = np.full(num_images, _NEVER_SEEN)
         fits = ResidentImages.num_bytes(num_images, self._size) <= loading.gib_in_memory * _GIB
         self._resident = None
         if augment != "random-resized-crop" and fits:
@@ -105,39 +118,62 @@ class PhotoSource:
         centre_view(picture.decode(trusted=trusted), self._size, self._short_side, out)
 
     def _random_view(self, keys: U64) -> View:
-        draws = crop_draws(keys)
+        draws, is_thorough = crop_draws(keys), self._stand_ins is not None
 
         def view(place: int, picture: Picture, trusted: bool, out: Pixels) -> None:
             box = crop_box(draws, place, picture.width, picture.height)
-            crop_view(picture.decode(box, trusted=trusted), bool(draws.flip[place]), out)
+            # Whether an image is skipped must not depend on where it is cropped.
+            pixels = cut(picture.decode(), box) if is_thorough and not trusted else picture.decode(box, trusted=trusted)
+            crop_view(pixels, bool(draws.flip[place]), out)
 
         return view
 
-    def _begin(self, ids: NDArray[np.int64], view: View) -> Callable[[], Tensor]:
-        """Start to decode; the returned function waits and hands over uint8 of shape (M, size, size, 3) in host memory."""
+    def _begin(self, ids: NDArray[np.int64], view: View) -> "_Decoding":
+        """Start to decode."""
         images = torch.empty(len(ids), self._size, self._size, 3, dtype=torch.uint8, pin_memory=self._copies is not None)
         pixels = images.numpy()
+        replaced: dict[int, int] = {}
 
         def fill(start: int) -> None:
             for place in range(start, min(start + _IMAGES_PER_TASK, len(ids))):
                 image = int(ids[place])
-                with explaining(self._store, image):
-                    view(place, open_picture(self._store.read(image)), bool(self._sound[image]), pixels[place])
-                self._sound[image] = True
+                used = self._load(image, partial(view, place), pixels[place])
+                if used != image:
+                    replaced[place] = used
 
-        starts = range(0, len(ids), _IMAGES_PER_TASK)
-        tasks: list[Callable[[], None]]
+        return _Decoding(images, [self._task(fill, start) for start in range(0, len(ids), _IMAGES_PER_TASK)], replaced)
+
+    def _task(self, fill: Callable[[int], None], start: int) -> Callable[[], None]:
+        """Let a thread do it, if there are threads; the returned function waits for it."""
         if self._threads is None:
-            tasks = [partial(fill, start) for start in starts]
-        else:
-            tasks = [self._threads.submit(fill, start).result for start in starts]
+            return partial(fill, start)
+        try:
+            return self._threads.submit(fill, start).result
+        except RuntimeError as error:
+            if "thread" not in str(error):
+                raise
+            raise EnvironmentFault(
+                f"Threads that decode must be able to start. This one cannot ({error}): ask for fewer with "
+                "--loader-threads, or raise the limit of processes (ulimit -u)."
+            ) from error
 
-        def finish() -> Tensor:
-            for task in tasks:
-                task()
-            return images
+    def _load(self, image: int, view: Callable[[Picture, bool, Pixels], None], out: Pixels) -> int:
+        """Decode an image, or what stands in for it; return the id of what `out` then holds."""
 
-        return finish
+        def decode(image: int) -> None:
+            stored = self._store.read(image)
+            mark = _mark(stored)
+            view(open_picture(stored), bool(self._marks[image] == mark), out)
+            self._marks[image] = mark
+
+        if self._stand_ins is None:
+            with explaining(self._store, image, self.facts.name):
+                decode(image)
+            return image
+        used = self._stand_ins.first_sound(image, decode)
+        if used == NOTHING:
+            out[...] = 0
+        return used
 
     def to_device(self, images: Tensor) -> Tensor:
         """Copy images to the device beside what it computes."""
@@ -152,18 +188,35 @@ class PhotoSource:
 
 
 @dataclass(frozen=True)
+class _Decoding:
+    """Images that are being decoded, uint8 of shape (M, size, size, 3) in host memory."""
+
+    images: Tensor
+    tasks: list[Callable[[], None]]
+    replaced: dict[int, int]
+
+    def result(self) -> Tensor:
+        for task in self.tasks:
+            task()
+        return self.images
+
+
+@dataclass(frozen=True)
 class _Photos:
     """Images decoded for this once."""
 
     source: PhotoSource
-    decoded: Callable[[], Tensor]
+    decoding: _Decoding
     shifts: Shifts | None = None
 
     def result(self) -> Tensor:
-        images = self.source.to_device(self.decoded())
+        images = self.source.to_device(self.decoding.result())
         if self.shifts is not None:
             images = shifted(padded(images), torch.arange(len(images), device=images.device), self.shifts)
         return normalised(images)
+
+    def replaced(self) -> dict[int, int]:
+        return self.decoding.replaced
 
 
 @dataclass(frozen=True)
@@ -175,9 +228,21 @@ class _Residents:
     ids: NDArray[np.int64]
     shifts: Shifts | None
     missing: NDArray[np.int64]
-    decoded: Callable[[], Tensor]
+    decoding: _Decoding
 
     def result(self) -> Tensor:
         if len(self.missing):
-            self.resident.put(self.missing, self.source.to_device(self.decoded()))
+            images = self.source.to_device(self.decoding.result())
+            self.resident.put(self.missing, images, self.decoding.replaced)
         return normalised(self.resident.get(self.ids, self.shifts))
+
+    def replaced(self) -> dict[int, int]:
+        return self.resident.replaced(self.ids)
+
+
+def _mark(stored: bytes | Pixels) -> int:
+    """Return a number that nearly always changes when a file is cut short, emptied, zeroed in part, or another.
+
+    It costs a microsecond, so it sees one byte in 997.
+    """
+    return 0 if isinstance(stored, np.ndarray) else zlib.crc32(stored[::_MARK_STRIDE], len(stored) & 0xFFFFFFFF)

@@ -1,5 +1,7 @@
 """A small data set, decoded once and kept on the device as one tensor of bytes."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ class ResidentImages:
         side = size + 2 * self._border
         self._images = torch.zeros(num_images, side, side, 3, dtype=torch.uint8, device=device)
         self._present = np.zeros(num_images, dtype=bool)
+        self._replaced: dict[int, int] = {}
 
     @staticmethod
     def num_bytes(num_images: int, size: int) -> int:
@@ -36,10 +39,17 @@ class ResidentImages:
         """Return those of the ids that have not been put in, each once, in ascending order."""
         return np.unique(ids[~self._present[ids]])
 
-    def put(self, ids: NDArray[np.int64], images: Tensor) -> None:
-        """Keep images, uint8 of shape (M, size, size, 3), on the device."""
+    def put(self, ids: NDArray[np.int64], images: Tensor, replaced: Mapping[int, int]) -> None:
+        """Keep images, uint8 of shape (M, size, size, 3), on the device, and which of their places hold another image."""
         self._images[self._index(ids)] = padded(images) if self._border else images
         self._present[ids] = True
+        self._replaced.update({int(ids[place]): used for place, used in replaced.items()})
+
+    def replaced(self, ids: NDArray[np.int64]) -> dict[int, int]:
+        """Return the places in `ids` whose image is another one, and which."""
+        if not self._replaced:
+            return {}
+        return {place: self._replaced[image] for place, image in enumerate(ids.tolist()) if image in self._replaced}
 
     def get(self, ids: NDArray[np.int64], shifts: Shifts | None = None) -> Tensor:
         """Return images, uint8 of shape (M, size, size, 3), shifted and flipped if asked; all must have been put in."""

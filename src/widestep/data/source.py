@@ -51,6 +51,9 @@ class ImageSource(Protocol):
     def evaluation_images(self, ids: NDArray[np.int64]) -> Images:
         """Begin to load images, not augmented."""
 
+    def name(self, image: int) -> str:
+        """Return what the user knows an image by."""
+
     def close(self) -> None:
         """End threads and release files."""
 
@@ -62,6 +65,7 @@ def open_source(
     image_size: int | None = None,
     evaluation_resize: int | None = None,
     train_images: int | None = None,
+    bad_images: str = "error",
     loading: Loading | None = None,
 ) -> ImageSource:
     """Open a data set for training.
@@ -77,6 +81,8 @@ def open_source(
     evaluation_resize
         Short side in pixels that images are brought to before their centre of image_size is cut out, at least that; None:
         `views.usual_short_side`.
+    bad_images
+        What becomes of images that do not decode: `error`, or `skip` (see `damage`).
 
     Raises
     ------
@@ -107,7 +113,7 @@ def open_source(
     check_options(spec, train_images, image_size)
     store = open_store(kind, path)
     facts = store_facts(spec, store, image_size)
-    return PhotoSource(facts, store, chosen, evaluation_resize, loading)
+    return PhotoSource(facts, store, chosen, evaluation_resize, loading, skips_damaged=bad_images == "skip")
 
 
 def open_recipe_data(recipe: Recipe, loading: Loading) -> ImageSource:
@@ -118,6 +124,7 @@ def open_recipe_data(recipe: Recipe, loading: Loading) -> ImageSource:
         image_size=recipe.image_size,
         evaluation_resize=recipe.evaluation_resize,
         train_images=recipe.train_images,
+        bad_images=recipe.bad_images,
         loading=loading,
     )
 

@@ -10,7 +10,7 @@ from typing import Literal
 from widestep.errors import UsageError
 
 Unit = Literal["ep", "st", "im"]
-_FORM = re.compile(r"(\d{1,13}(?:\.\d{1,20})?)\s*(ep|st|im)?")
+_FORM = re.compile(r"(\d{1,13}(?:\.\d{1,20})?)\s*(ep|st|im)?", re.ASCII)
 _LONGEST = 10**12
 _EXACTLY = Context(prec=40)  # more digits than the form allows
 

@@ -38,11 +38,16 @@ def idle(recipe: Recipe) -> dict[str, str]:
     >>> idle(Recipe(lr_decay="constant"))["decay_at"]
     'a constant decay has no points'
     """
-    parts = (_of_optimizer, _of_rate, _of_warmup, _of_statistics)
+    parts = (_of_data, _of_optimizer, _of_rate, _of_warmup, _of_statistics)
     found: dict[str, str] = {}
     for field, reason in (pair for part in parts for pair in part(recipe)):
         found.setdefault(field, reason)
     return found
+
+
+def _of_data(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if recipe.data == "digits":
+        yield "bad_images", "none of the digits is damaged"
 
 
 def _of_optimizer(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from widestep.plan.cadence import Cadence, CadenceField
 from widestep.plan.fields import Fields
+from widestep.plan.timespan import TimeField
 
 
 class Execution(Fields):
@@ -23,8 +24,23 @@ class Execution(Fields):
     gib_in_memory: float = Field(default=2.0, ge=0)
     """Keep a data set decoded on the device, when its images are used whole (not cropped at random) and take at most so many
     GiB."""
-    checkpoint_every: CadenceField = Cadence(60, "s")
-    """How often to save: `60s` (seconds of wall time), `200st` (steps) or `1ep` (epochs)."""
+    checkpoint_every: CadenceField = Cadence(0, "auto")
+    """How often to save: `auto` (so often that it takes 1 % of the time, at least every 10 minutes), `60s` (seconds of wall
+    time), `200st` (steps) or `1ep` (epochs)."""
+    keep_checkpoints: int = Field(default=2, ge=1, le=1_000_000)
+    """How many of the newest saved states to keep, besides the best and the final weights."""
+    restarts: int = Field(default=3, ge=0, le=1000)
+    """How many crashes in a row, each leaving training no further than the one before, are answered by starting the
+    processes again from the last checkpoint; 0 for none. Our own launcher does so, not torchrun or srun."""
+    hang_timeout: TimeField = 300.0
+    """How long a process may show no sign of life before it is named, ended and started again: 90s, 5m, 1h."""
+    join_timeout: TimeField = 300.0
+    """How long the processes of another launcher wait for one another at the start."""
+    time_limit: TimeField | None = None
+    """Stop and save so early that the command is over after this time: 90s, 30m, 2h, 1d. Empty: under SLURM the end of the
+    job."""
+    check_replicas_every: int = Field(default=100, ge=1)
+    """Steps between two comparisons of weights, optimizer and statistics of all processes; every save makes one, too."""
     log_every: int = Field(default=1, ge=1)
     """Steps between two records in metrics.jsonl and ledger.jsonl; the last step of an epoch is always recorded."""
     tensorboard: bool = True

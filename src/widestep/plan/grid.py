@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from widestep.errors import UsageError
 
-_FORM = re.compile(r"([1-9]\d{0,6})x([1-9]\d{0,6})x([1-9]\d{0,6})")
-_RAMP_FORM = re.compile(r"([1-9]\d{0,8})(?:ep)?:([1-9]\d{0,6})")
+_FORM = re.compile(r"([1-9]\d{0,6})x([1-9]\d{0,6})x([1-9]\d{0,6})", re.ASCII)
+_RAMP_FORM = re.compile(r"([1-9]\d{0,8})(?:ep)?:([1-9]\d{0,6})", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 import hashlib
 import itertools
 import json
-import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from widestep.errors import UsageError
+from widestep.plan.consistency import check_consistency
 from widestep.plan.duration import Duration
 from widestep.plan.fields import (
+    MOST,
     BatchNormField,
     DurationField,
     DurationsField,
@@ -51,18 +51,21 @@ class Recipe(Fields):
     """The data set: `digits` (shipped); `folder:PATH` (PATH/train/CLASS/*.JPEG and PATH/val/...); `parquet:PATH` (columns as
     Hugging Face has them); `tar:PATH` (WebDataset shards); `packed:PATH` (made by `widestep data pack`); or `imagenet`,
     which stands for ImageNet-1k in plans until its files are given."""
-    train_images: int | None = Field(default=None, ge=1)
+    train_images: int | None = Field(default=None, ge=1, le=MOST)
     """Images to train on where the data set has no validation part of its own: drawn afresh for each seed, by class; the
     others validate. Empty: half of them."""
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=MOST)
     """Side of the square images in pixels that the model sees. Empty: 224, or the images' own size
     when they are small squares (up to 64)."""
-    evaluation_resize: int | None = Field(default=None, ge=1)
+    evaluation_resize: int | None = Field(default=None, ge=1, le=MOST)
     """Short side in pixels that evaluation images are brought to before their centre of image_size is cut out. Empty:
     256/224 of image_size, as in the references; images of up to 64 pixels are used whole."""
     augment: Literal["none", "shift-flip", "random-resized-crop"] = "none"
     """Random change of every training image: none; shift by up to 4 pixels and mirror (usual for CIFAR); crop a random
     part, resize and mirror (usual for ImageNet)."""
+    bad_images: Literal["error", "skip"] = "error"
+    """An image that does not decode: an `error` that ends the run, or `skip`: the next training image that does takes its
+    place, with its label; in evaluation it is left out of the counts."""
     model: str = "digits-resnet"
     """The network: digits-resnet, resnet18/34/50/101/152, cifar-resnet20/32/44/56; or your own: `FILE.py:NAME` or
     `package.module:NAME`, a class or function that returns a torch module for (num_classes, image_shape)."""
@@ -123,7 +126,7 @@ class Recipe(Fields):
     """Peak rate from the base rate: `none`, `linear` (x B/reference_batch), `sqrt` (x its root), `per-worker` (x W), `legw`
     (sqrt, and a warmup in epochs grows x B/reference_batch), `adascale` (x the gain of each step, and progress counts in
     steps of one worker), `none-as-run` (an unscaled rate that the program overwrites: in effect `per-worker`)."""
-    reference_batch: int | None = Field(default=None, ge=1)
+    reference_batch: int | None = Field(default=None, ge=1, le=MOST)
     """Global batch in images that base_lr was tuned for; needed by linear, sqrt and legw."""
     adascale_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Share that AdaScale keeps of its running variance and squared mean at each step. Empty: max(0, 1 - W/1000)."""
@@ -165,15 +168,15 @@ class Recipe(Fields):
     batchnorm_recompute: Literal["auto", "never"] = "auto"
     """`auto`: while so few steps were taken that the initial statistics still weigh more than 1 %, evaluate as with
     `precise`."""
-    batchnorm_images: int = Field(default=8192, ge=1)
+    batchnorm_images: int = Field(default=8192, ge=1, le=MOST)
     """Training images, rounded up to whole steps, from which `precise` computes statistics; at most one epoch."""
-    workers_per_forward: int = Field(default=1, ge=1)
+    workers_per_forward: int = Field(default=1, ge=1, le=MOST)
     """Workers computed in one forward pass, each with its own batch-norm statistics. Arithmetic, not speed alone: another
     value gives results equal to rounding, not to the byte."""
     worker_norms: bool = False
     """Record the norm of every worker's own gradient (its mean square); adascale needs it and has it always. With several
     workers a forward pass their gradients are kept apart, which sums in another order."""
-    images_per_forward: int | None = Field(default=None, ge=1)
+    images_per_forward: int | None = Field(default=None, ge=1, le=MOST)
     """At most so many images of a worker in one forward pass, where they do not all fit into memory: they are cut into
     passes, as equal as can be, whose gradients are added. Batch normalisation then sees the images of a pass alone. Empty:
     all images of a worker."""
@@ -200,9 +203,9 @@ class Recipe(Fields):
     Arithmetic: a run's bytes depend on the size of the stack but not on its companions."""
     evaluate_every: DurationField = Duration.parse("1ep")
     """Training between two evaluations (`1ep`, `200st`); the end is always evaluated. Decides which weights are the best."""
-    images_per_evaluation: int = Field(default=256, ge=1)
+    images_per_evaluation: int = Field(default=256, ge=1, le=MOST)
     """Validation images in one forward pass."""
-    val_images: int | None = Field(default=None, ge=1)
+    val_images: int | None = Field(default=None, ge=1, le=MOST)
     """Validation images that are evaluated, spread evenly over all of them. Empty: all."""
     evaluation: Literal["exact", "batch-means"] = "exact"
     """How validation accuracy is computed: every image once; or as the mean over workers of the mean of their batches,
@@ -212,88 +215,8 @@ class Recipe(Fields):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if any(0xD800 <= ord(character) <= 0xDFFF for character in self.data + self.model):
-            raise UsageError(f"A recipe is kept as UTF-8 text. Got {self.data!r} as data; rename what is not UTF-8.")
-        for grid in self.grids:
-            peak = self.rule.peak(self.base_lr, grid)
-            if not (math.isfinite(peak) and peak > 0):
-                raise UsageError(f"The peak rate must be a positive number. It is {peak}; change base_lr or scaling.")
-        if self.lr_decay == "exponential" and self.final_lr == 0:
-            raise UsageError("An exponential decay ends at a rate above 0. final_lr is 0; set it, for example 1e-4.")
-        if self.warmup_shape == "exponential" and self.warmup_start in ("zero", 0.0):
-            raise UsageError("An exponential warmup starts above 0. warmup_start is zero; use base or a number.")
-        if len(self.decay_factor) not in (1, len(self.decay_at)):
-            raise UsageError(
-                f"A step decay has one factor, or one for each point. Got {len(self.decay_factor)} factors for "
-                f"{len(self.decay_at)} points of decay_at."
-            )
-        for name in ("epochs", "evaluate_every"):
-            if getattr(self, name).amount == 0:
-                raise UsageError(
-                    f"Training and evaluation take at least one step. {name} is 0; give for example 1ep or 600st."
-                )
-        if self.optimizer == "rmsprop-sgd" and self.warmup_first == "closed" and self.warmup_start in ("zero", 0.0):
-            raise UsageError(
-                "rmsprop-sgd divides by the rate, which must not be 0. warmup_first is closed and warmup_start is zero; use "
-                "warmup_first = open, or start at a number."
-            )
-        self._check_workers()
-        self._check_passes()
+        check_consistency(self)
         return self
-
-    def _check_workers(self) -> None:
-        """Refuse what the workers cannot do together."""
-        for grid in self.grids:
-            if grid.num_workers % self.batchnorm_group(grid.num_workers):
-                raise UsageError(
-                    f"Groups of batch normalisation must divide the workers. Got batchnorm = {self.batchnorm} for "
-                    f"{grid.num_workers} workers; choose a group size that divides them."
-                )
-        if self.scaling == "adascale" and self.reference_batch not in (None, self.grid.images_per_worker):
-            raise UsageError(
-                "AdaScale's reference is one worker, so reference_batch is left out (or none). "
-                f"Got {self.reference_batch} with {self.grid.images_per_worker} images a worker."
-            )
-        if self.has_worker_norms and ":" in self.model and self.workers_per_forward > 1:
-            raise UsageError(
-                "Norms of the workers' own gradients (AdaScale, worker_norms) of a model of your own need one worker a "
-                f"forward pass. Set workers_per_forward to 1. Got {self.workers_per_forward}."
-            )
-        if self.has_worker_norms and self.batchnorm != "local":
-            raise UsageError(
-                "Norms of the workers' own gradients (AdaScale, worker_norms) need workers that do not see one another: "
-                f"batchnorm must be local. Got {self.batchnorm}."
-            )
-        if self.mode == "fast" and (self.has_worker_norms or self.batchnorm == "sync"):
-            raise UsageError(
-                "Fast mode sums the gradients of a process before anybody sees them, and a process normalises its own "
-                "images. AdaScale, worker_norms and batchnorm = sync need mode = reproducible."
-            )
-        if self.mode == "reproducible" and self.compression != "none":
-            raise UsageError(
-                "Compression rounds the gradients that processes exchange, which only fast mode may. Got compression = "
-                f"{self.compression} with mode = reproducible."
-            )
-
-    def _check_passes(self) -> None:
-        """Refuse what a forward pass cannot be."""
-        if self.images_per_forward is not None and (self.workers_per_forward > 1 or self.batchnorm != "local"):
-            raise UsageError(
-                "images_per_forward cuts the images of one worker, which batch normalisation treats by itself: it needs "
-                f"workers_per_forward = 1 and batchnorm = local. Got {self.workers_per_forward} and {self.batchnorm}; leave "
-                "images_per_forward out (or none)."
-            )
-        if self.compile == "max-autotune" and self.mode == "reproducible":
-            raise UsageError(
-                "Reproducible mode needs kernels that are chosen by rule. compile = max-autotune chooses them by timing; "
-                "use compile = default or reduce-overhead, or mode = fast."
-            )
-        if self.compile != "none" and self.has_worker_norms and self.workers_per_forward > 1:
-            raise UsageError(
-                "Compiled passes do not keep the workers of a pass apart. With norms of the workers' own gradients "
-                "(AdaScale, worker_norms) set workers_per_forward to 1, or compile to none. Got "
-                f"{self.workers_per_forward} and {self.compile}."
-            )
 
     @property
     def grids(self) -> list[WorkerGrid]:

@@ -4,8 +4,6 @@ A file may hold variants of its recipe, such as one for every batch: `NAME:VARIA
 """
 
 import json
-import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -13,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from widestep.errors import UsageError
-from widestep.plan.fields import build, perhaps, replaced
+from widestep.plan.consistency import check_given
+from widestep.plan.execution import Execution
+from widestep.plan.fields import Conflict, Misfit, build, perhaps, replaced, shown
 from widestep.plan.recipe import Recipe
+from widestep.plan.settings_file import KeyPath, SettingsFile, is_file, read_text
 
-_LARGEST_FILE = 1_000_000
+OF_EXECUTION = {
+    name: f"It decides no weight, so it is no part of a recipe: give --{name.replace('_', '-')} on the command line."
+    for name in Execution.model_fields
+}
+"""What is said of fields of an execution where those of a recipe are expected."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,15 @@ class NamedRecipe:
         whatever its table [about] holds.
     variants
         Names of the variants of its file.
+    given
+        The fields that its file gives; none where it gives all, as what a run writes down does: it may have been cut short.
     """
 
     name: str
     recipe: Recipe
     about: Mapping[str, Any]
     variants: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
 
 
 def names() -> list[str]:
@@ -85,42 +93,42 @@ def _parts(address: str) -> tuple[str, str | None]:
 
 
 def _exists(source: str) -> bool:
-    return source in names() or os.path.isfile(source)  # unlike Path.is_file, also False for a name too long to be one
-
-
-def read_text(path: Path) -> str:
-    """Read a small UTF-8 text file; raises UsageError when it is too large or not text."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UsageError(f"A settings file is at most 1 MB. {path} is larger.")
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"A settings file is readable UTF-8 text. {path}: {error}.") from None
-
-
-def parse_toml(text: str, what: str) -> dict[str, Any]:
-    """Parse TOML; raises UsageError naming the place of the fault."""
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError, of a number with thousands of digits
-        raise UsageError(f"The {what} must be TOML. {error}.") from None
+    return source in names() or is_file(source)
 
 
 def _parse(name: str, variant: str | None, text: str) -> NamedRecipe:
-    fields = parse_toml(text, f"recipe {name}")
+    what = f"recipe {name}"
+    file = SettingsFile.parse(text, what)
+    fields = dict(file.values)
+    inside: KeyPath = ()
     about = _table(fields.pop("about", {}), name)
     variants = {key: _table(value, name) for key, value in _table(fields.pop("variants", {}), name).items()}
     if "recipe" in fields:
         others, fields = fields, _table(fields.pop("recipe"), name)
+        inside = ("recipe",)
         if others:
-            raise UsageError(f"The recipe {name} has a table [recipe], so its fields belong there. Got also {list(others)}.")
+            raise UsageError(
+                f"The recipe {name} has a table [recipe], so its fields belong there. Got also {shown(list(others))}."
+            )
+    changes: dict[str, Any] = {}
     if variant is not None:
         if variant not in variants:
             raise UsageError(_no_variant(name, variant, list(variants)))
         changes = dict(variants[variant])
         about = {**about, **_table(changes.pop("about", {}), name)}
-        fields, name = {**fields, **changes}, f"{name}:{variant}"
-    return NamedRecipe(name, build(Recipe, fields, what=f"recipe {name}", typed=True), about, tuple(variants))
+        name = f"{name}:{variant}"
+
+    def line(path: KeyPath) -> int | None:
+        return file.line(("variants", str(variant), *path) if path[0] in changes else (*inside, *path))
+
+    given = {**fields, **changes}
+    recipe = build(Recipe, given, what=f"recipe {name}", typed=True, line=line, elsewhere=OF_EXECUTION)
+    is_record = given.keys() >= {field for field, value in recipe.values().items() if value is not None}
+    try:
+        check_given(recipe, given if "epochs" in given and not is_record else ())
+    except Conflict as error:
+        raise Misfit([error.problem], f"recipe {name}", line) from None
+    return NamedRecipe(name, recipe, about, tuple(variants), frozenset() if is_record else frozenset(given))
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def _no_variant(name: str, variant: str, known: list[str]) -> str:
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, typed: bool = False) -> Recipe:
     """Return a recipe with some fields changed, given as text (or typed values) by field name."""
-    return replaced(recipe, changes, what="recipe", typed=typed)
+    return replaced(recipe, changes, what="recipe", typed=typed, elsewhere=OF_EXECUTION)
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -2,11 +2,16 @@
 
 import os
 import platform
+import re
 import socket
 from importlib import metadata
 from typing import Any
 
 import widestep
+from widestep.errors import EnvironmentFault
+
+LEAST_TORCH = (2, 10)
+"""The first release whose safe loader has no known hole."""
 
 _PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "safetensors")
 
@@ -31,6 +36,29 @@ def environment() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "host": socket.gethostname(),
     }
+
+
+def require_torch() -> None:
+    """Refuse to compute where torch is absent or too old, without importing it.
+
+    Raises
+    ------
+    EnvironmentFault
+        Names the version that is there and the one that is needed.
+    """
+    wanted = f"{LEAST_TORCH[0]}.{LEAST_TORCH[1]}"
+    try:
+        found = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        raise EnvironmentFault(
+            f"Training needs torch {wanted} or later. It is not installed; run pip install 'torch>={wanted}'."
+        ) from None
+    match = re.match(r"(\d+)\.(\d+)", found)
+    if match is None or (int(match[1]), int(match[2])) < LEAST_TORCH:
+        raise EnvironmentFault(
+            f"widestep {widestep.__version__} needs torch {wanted} or later. This is {found}; run pip install "
+            f"'torch>={wanted}'."
+        )
 
 
 def _processor() -> str:

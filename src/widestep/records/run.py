@@ -7,24 +7,28 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from widestep.errors import StoreError, UsageError
+from widestep.errors import DirectoryInUse, EnvironmentFault, StoreError, UsageError
 from widestep.files import (
-    DirectoryLock,
     LineFile,
     explained,
+    is_leftover,
+    make_directory,
+    not_written,
     read_json_lines,
     remove_leftovers,
     write_atomically,
     write_json,
 )
+from widestep.locks import DirectoryLock, is_lock
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe, differences
 from widestep.records.result import RunResult, Status
+from widestep.records.saved import saved_steps
 
 EPOCH_COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_correct", "val_images", "val_accuracy")
 
@@ -43,6 +47,7 @@ class Run:
         self.recipe = recipe
         self._lock: DirectoryLock | None = None
         self._files: dict[str, LineFile] = {}
+        self._logs: dict[str, LineFile] = {}
 
     @property
     def checkpoints(self) -> Path:
@@ -70,14 +75,15 @@ class Run:
         ------
         UsageError
             Names every differing field with both values.
+        StoreError
+            When a run is there without its recipe.
         """
         path = self.directory / "recipe.toml"
         if not path.exists():
-            if self.directory.exists() and any(item.name != ".lock" for item in self.directory.iterdir()):
-                raise UsageError(
-                    f"A run directory is empty or holds a run. {self.directory} holds other files; choose another."
-                )
+            self._check_free()
             return
+        if path.stat().st_size == 0:  # it is written as a whole: what is empty was emptied
+            raise StoreError(f"A run keeps its recipe. {path} is empty; restore it, or use --fresh to begin again.")
         changed = differences(recipes.load(str(path)).recipe, self.recipe)
         if changed:
             said = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
@@ -86,15 +92,28 @@ class Run:
                 "run aside."
             )
 
+    def _check_free(self) -> None:
+        """Refuse a directory without a recipe unless it is empty, or what a start left that was cut off at once."""
+        if not self.directory.exists():
+            return
+        names = [item.name for item in self.directory.iterdir() if not is_lock(item.name) and not is_leftover(item.name)]
+        if "STATUS" in names or saved_steps(self.checkpoints):
+            raise StoreError(
+                f"A run keeps its recipe. {self.directory} holds a run whose recipe.toml is missing; restore it, or use "
+                "--fresh to move the run aside and begin again."
+            )
+        if names:
+            raise UsageError(f"A run directory is empty or holds a run. {self.directory} holds other files; choose another.")
+
     def open(self, environment: Mapping[str, Any]) -> None:
         """Lock the directory and begin or continue the run; call `open_records` before training.
 
         Raises
         ------
-        DirectoryInUse, UsageError, EnvironmentFault
+        DirectoryInUse, UsageError, StoreError, EnvironmentFault
         """
         with explained(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.directory)
             self._lock = DirectoryLock(self.directory)
             try:
                 self._begin(environment)
@@ -104,37 +123,70 @@ class Run:
 
     def _begin(self, environment: Mapping[str, Any]) -> None:
         """Begin or continue: the recipe is written first and STATUS last, so that a start that was cut off is taken up."""
-        remove_leftovers(self.directory)
         self.check_recipe()
-        if self.status() is None:
-            write_atomically(self.directory / "recipe.toml", recipes.to_toml(self.recipe))
-            write_json(self.directory / "environment.json", dict(environment))
-            write_atomically(self.directory / "command.txt", os.fsencode(shlex.join(sys.argv) + "\n"))
-        self.checkpoints.mkdir(exist_ok=True)
+        remove_leftovers(self.directory)
+        if self.status() is None and not saved_steps(self.checkpoints):
+            self.write("recipe.toml", recipes.to_toml(self.recipe))
+            write_json(self.directory / "environment.json", dict(environment), self._lock)
+            self.write("command.txt", os.fsencode(shlex.join(sys.argv) + "\n"))
+        make_directory(self.checkpoints)
         remove_leftovers(self.checkpoints)
         self.set_status("running")
 
-    def open_records(self, lengths: Mapping[str, int], *, with_digests: bool = False) -> None:
-        """Open the record files, each cut back to the length it had at the checkpoint that is resumed from."""
-        with explained(self.directory):
-            names = ["metrics.jsonl", "epochs.csv", "ledger.jsonl"]
-            if with_digests or (self.directory / "digests.jsonl").exists():
-                names.append("digests.jsonl")
-            for name in names:
-                self._files[name] = LineFile(self.directory / name, lengths.get(name, 0))
-            if self._files["epochs.csv"].length() == 0:
-                self._files["epochs.csv"].append(",".join(EPOCH_COLUMNS))
+    def write(self, name: str, content: str | bytes) -> None:
+        """Replace a file of the directory, unless another process has taken the directory over."""
+        write_atomically(self.directory / name, content, self._lock)
 
-    def flush_records(self) -> None:
-        """Let readers see what was recorded so far."""
-        for file in self._files.values():
-            file.length()
+    @property
+    def fence(self) -> DirectoryLock | None:
+        """The hold on the directory, asked before anything takes its place there; None while the run is not open."""
+        return self._lock
+
+    def open_records(self, lengths: Mapping[str, int], *, with_digests: bool = False) -> list[str]:
+        """Open the record files, each cut back to the length it had at the checkpoint that is resumed from.
+
+        Returns
+        -------
+        What the user should know: records that are missing, and a file system without locks.
+        """
+        assert self._lock is not None
+        names = ["metrics.jsonl", "epochs.csv", "ledger.jsonl"]
+        if with_digests or (self.directory / "digests.jsonl").exists():
+            names.append("digests.jsonl")
+        for name in names:
+            self._files[name] = LineFile(self.directory / name, lengths.get(name, 0), self._lock)
+        notes = [
+            f"{name} lacks {file.num_missing:,} bytes that were there at the last save; records of steps are missing"
+            for name, file in self._files.items()
+            if file.num_missing
+        ]
+        if self._files["epochs.csv"].length() == 0:
+            self._files["epochs.csv"].append(",".join(EPOCH_COLUMNS))
+        return notes + ([self._lock.warning] if self._lock.warning else [])
+
+    def flush_records(self) -> str | None:
+        """Let readers see what was recorded so far; returns what waits for space on the disk, in words, or None."""
+        failing = [file for file in self._all_files() if not file.flush()]
+        if not failing:
+            return None
+        file = failing[0]
+        assert file.failure is not None
+        lost = sum(file.num_lost for file in failing)
+        return f"{not_written(file.path, file.failure)} Its lines wait in memory" + (
+            f"; {lost:,} found no room there and are lost." if lost else "."
+        )
 
     def record_lengths(self) -> dict[str, int]:
-        """Make the record files durable and return their lengths in bytes: a checkpoint must never be ahead of them."""
-        for file in self._files.values():
-            file.sync()
+        """Write what waits and return the lengths in bytes; raises EnvironmentFault when the disk does not take it all."""
         return {name: file.length() for name, file in self._files.items()}
+
+    def sync_records(self) -> None:
+        """Make the record files durable: a checkpoint must never be ahead of them. Another thread may do so."""
+        for file in list(self._all_files()):
+            file.sync()
+
+    def _all_files(self) -> list[LineFile]:
+        return [*self._files.values(), *self._logs.values()]
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Append one step's record to metrics.jsonl."""
@@ -153,16 +205,18 @@ class Run:
         self._files["epochs.csv"].append(",".join("" if row[name] is None else repr(row[name]) for name in EPOCH_COLUMNS))
 
     def log(self, line: str) -> None:
-        """Append a line with the time to log.txt."""
-        with explained(self.directory), (self.directory / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{_now()} {line}\n")
+        """Append a line with the time to log.txt; on a full disk it waits in memory."""
+        self._told("log.txt", f"{_now()} {' '.join(line.splitlines())}")
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Append a start, stop or resume to history.jsonl."""
-        with explained(self.directory):
-            history = LineFile(self.directory / "history.jsonl")
-            history.append(json.dumps({"event": kind, "time": _now(), "process": os.getpid(), **facts}))
-            history.close()
+        """Append a start, stop or resume to history.jsonl; on a full disk it waits in memory."""
+        self._told("history.jsonl", json.dumps({"event": kind, "time": _now(), "process": os.getpid(), **facts}))
+
+    def _told(self, name: str, line: str) -> None:
+        if name not in self._logs:
+            self._logs[name] = LineFile(self.directory / name, None, self._lock)
+        self._logs[name].append(line)
+        self._logs[name].flush()
 
     def history(self) -> list[dict[str, Any]]:
         """Return the events so far."""
@@ -170,21 +224,25 @@ class Run:
 
     def set_status(self, status: Status) -> None:
         """Write STATUS."""
-        write_atomically(self.directory / "STATUS", status + "\n")
+        self.write("STATUS", status + "\n")
 
     def finish(self, result: RunResult) -> None:
-        """Write the outcome, then the status: the order in which a reader may trust them."""
-        write_json(self.directory / "result.json", result.as_dict())
+        """Write the outcome, then the status: the order in which a reader may trust them. Records reach the disk before."""
+        self.sync_records()
+        write_json(self.directory / "result.json", result.as_dict(), self._lock)
         self.set_status(result.status)
 
     def close(self) -> None:
-        """Close the record files and release the directory, also when a file cannot be written any more."""
-        with ExitStack() as closing:
-            if self._lock is not None:
-                closing.callback(self._lock.release)
-            for file in self._files.values():
-                closing.callback(file.close)
-            self._files, self._lock = {}, None
+        """Close the record files and release the directory, also when a file cannot be written any more.
+
+        What a checkpoint or a result speaks of is on the disk by then; what came after it cannot be helped.
+        """
+        for file in self._all_files():
+            with suppress(EnvironmentFault, DirectoryInUse):
+                file.close()
+        if self._lock is not None:
+            self._lock.release()
+        self._files, self._logs, self._lock = {}, {}, None
 
     def read_epochs(self) -> list[dict[str, float | None]]:
         """Return epochs.csv as rows of numbers (None where a value is empty)."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from widestep.plan.plain import plain
 from widestep.report.page import AuditSection, Table
-from widestep.report.results import plain
 from widestep.study.audit import Audit
 
 _TESTS = {"same": "ledgers and weights, byte for byte", "applied": "ledgers"}

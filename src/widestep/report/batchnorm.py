@@ -1,6 +1,5 @@
 """The same weights evaluated with every kind of batch-norm statistics: accuracies, and paired differences to the mean's."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 from widestep.errors import StoreError
+from widestep.plan.plain import plain
 from widestep.plan.recipe import RunningPolicy
+from widestep.records.reading import read_record
 from widestep.report.page import Table, interval_text, signed
-from widestep.report.results import StudyResults, plain
+from widestep.report.results import StudyResults
 from widestep.report.statistics import Estimate, mean_interval
 
 FILE = "batchnorm.json"
@@ -78,12 +79,12 @@ def read_policies(directory: Path) -> Policies | None:
     """
     path = directory / FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path, "the accuracy under each policy")
+        if record is None:
+            return None
         found = {plain(name): _result(values) for name, values in record["policies"].items()}
         return Policies(plain(record["evaluated_with"]), found)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path} holds the accuracy under each policy. It is damaged: {error!r}.") from None
 
 

@@ -1,15 +1,13 @@
 """From a study directory, or from run directories, to a page, its figures and findings on disk."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from widestep.errors import UsageError
 from widestep.files import explained, write_atomically, write_json
+from widestep.plan.plain import csv_text, plain
 from widestep.report.audit import audit_records
 from widestep.report.batchnorm import COLUMNS, Group, batchnorm_rows, study_groups
 from widestep.report.claims import Finding, judge
@@ -17,11 +15,13 @@ from widestep.report.drawing import draw
 from widestep.report.figures import FigureData, figure_data
 from widestep.report.optimum import best_warmups
 from widestep.report.page import FigureBlock, Page, interval_text, render, signed
-from widestep.report.results import Diverged, Missing, SeedRun, plain, read_study
+from widestep.report.results import Diverged, Missing, SeedRun, read_study
 from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
 from widestep.report.sections import study_page
 from widestep.study.audit import Audit, audit
 from widestep.study.store import StudyStore
+
+_MOST_SAID = 5
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class ReportSummary:
     num_missing: int
     findings: list[Finding] = field(default_factory=list)
     audit: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def build_report(study_directory: Path) -> ReportSummary:
@@ -66,6 +67,11 @@ def build_report(study_directory: Path) -> ReportSummary:
         results.count(Missing),
         findings,
         [plain(one.text) for one in audited.found],
+        [
+            f"trials/{name}: {outcome.reason}"
+            for name, outcome in results.outcomes.items()
+            if isinstance(outcome, Missing) and outcome.is_damaged
+        ],
     )
 
 
@@ -116,27 +122,6 @@ def _write_figure(out: Path, data: FigureData) -> FigureBlock:
     return FigureBlock(data, drawing)
 
 
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as CSV; text that a spreadsheet would run as a formula gets a leading apostrophe, numbers stay numbers.
-
-    Examples
-    --------
-    >>> csv_text(["setting", "accuracy"], [["=1+1", -0.5]])
-    "setting,accuracy\\n'=1+1,-0.5\\n"
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_csv_cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return "" if value is None else value
-
-
 def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
     """Return the findings, and what the audit found, as lines of at most `width` characters, for a terminal."""
     lines = [f"{summary.num_complete} of {summary.num_trials} complete"]
@@ -154,4 +139,8 @@ def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
         lines.append(f"{one.verdict:<12}  {one.claim:<{name}}  {claim:<{room}}  {text}"[:width])
     for text in summary.audit:
         lines += textwrap.wrap(text, width, initial_indent="audit  ", subsequent_indent="       ")
+    for text in summary.damaged[:_MOST_SAID]:
+        lines += textwrap.wrap(text, width, initial_indent="damaged  ", subsequent_indent="         ")
+    if summary.damaged[_MOST_SAID:]:
+        lines.append(f"damaged  and {len(summary.damaged) - _MOST_SAID} more; the page has all")
     return [*lines, f"report: {summary.page}"]

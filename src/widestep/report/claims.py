@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from widestep.plan.plain import plain
 from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison, Paired, Side, compare, interval, paired
 from widestep.report.optimum import best_per_seed
-from widestep.report.results import CellResults, StudyResults, plain, setting_unit
+from widestep.report.results import CellResults, StudyResults, setting_unit
 from widestep.report.verdicts import KINDS, Adjust, Rule, Verdict, Why, equivalence_p, family, shown_candidates
 from widestep.study.study import Claim
 

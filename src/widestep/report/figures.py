@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from widestep.plan.grid import WorkerGrid
-from widestep.report.results import CellResults, Curves, StudyResults, plain, setting_number, setting_unit
+from widestep.plan.plain import plain
+from widestep.report.results import CellResults, Curves, StudyResults, setting_number, setting_unit
 from widestep.report.statistics import mean_interval
 from widestep.study.study import FigureSpec
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widestep.plan.duration import Duration
-from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, plain, setting_number
+from widestep.plan.plain import plain
+from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, setting_number
 
 NUM_DRAWS = 4000
 """Bootstrap draws over seeds."""

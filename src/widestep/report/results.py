@@ -3,7 +3,7 @@
 Diverged runs are counted and shown but have no accuracy here (statement N5), so no mean can contain one by accident.
 """
 
-import json
+import csv
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from widestep.errors import StoreError, UsageError
 from widestep.plan.duration import Duration
 from widestep.plan.grid import WorkerGrid
+from widestep.plan.plain import plain
 from widestep.plan.recipe import Recipe
-from widestep.plan.recipes import read_text
+from widestep.plan.settings_file import read_text
+from widestep.records.reading import read_record
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.study.study import Cell, Study, parse
+
+_MOST_EPOCHS = 1e12
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,10 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Missing:
-    """A run without a usable outcome."""
+    """A run without a usable outcome; damaged where it has one that cannot be used."""
 
     reason: str
+    is_damaged: bool = False
 
 
 Outcome = SeedRun | Diverged | Missing
@@ -165,30 +170,35 @@ def _read_trial(directory: Path, recipe: Recipe) -> Outcome:
             return Missing(plain(status or "not started"))
         result = run.result()
         if result is None:
-            return Missing(f"{status}, but result.json is absent")
+            return Missing(f"{status}, but result.json is absent", is_damaged=True)
         if result.recipe_fingerprint != recipe.fingerprint:
-            return Missing("result.json belongs to another recipe")
+            return Missing("result.json belongs to another recipe", is_damaged=True)
+        if result.status != status:
+            return Missing(f"STATUS says {status}, result.json {result.status}", is_damaged=True)
         if status == "diverged":
             return Diverged(plain(result.reason or "no reason recorded"))
         return _read_complete(run, result)
     except (StoreError, OSError, ValueError) as error:
-        return Missing(plain(str(error)))
+        return Missing(plain(str(error)), is_damaged=True)
 
 
 def _read_complete(run: Run, result: RunResult) -> SeedRun:
     shares = (result.val_accuracy, result.median_last5_val_accuracy, result.best_val_accuracy)
-    numbers = (*shares, result.epochs, result.steps)
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) and number >= 0 for number in numbers):
-        raise StoreError("result.json must hold finite numbers. It is damaged; run the recipe again.")
-    if max(shares) > 1 or result.epochs == 0:
-        raise StoreError("result.json must hold accuracies of at most 1 after some epochs. It is damaged; run it again.")
+    if result.epochs == 0 or result.steps == 0:
+        raise StoreError("result.json must hold accuracies after some epochs. It is damaged; run it again.")
     accuracy, median, best = (100.0 * share for share in shares)
     return SeedRun(run.recipe.seed, accuracy, median, best, round(result.steps / result.epochs), read_curves(run))
 
 
 def read_curves(run: Run) -> Curves:
     """Return what a run recorded after its epochs so far; raises StoreError when epochs.csv is damaged."""
-    known = [row for row in run.read_epochs() if _finite(row["epoch"]) and _finite(row["val_accuracy"])]
+    try:
+        read = run.read_epochs()
+    except (csv.Error, OSError, ValueError) as error:
+        raise StoreError(f"{run.directory / 'epochs.csv'} must be a table. It is damaged: {error}.") from None
+    known = [row for row in read if _finite(row["epoch"]) and _finite(row["val_accuracy"])]
+    if any(not (0 <= (row["epoch"] or 0) <= _MOST_EPOCHS and 0 <= (row["val_accuracy"] or 0) <= 1) for row in known):
+        raise StoreError(f"{run.directory / 'epochs.csv'} must hold accuracies from 0 to 1 by epoch. It is damaged.")
     rows = {row["epoch"]: row for row in known}.values()  # the last evaluation of an epoch stands for it
     table = [[math.nan if row[name] is None else row[name] for name in ("epoch", "val_accuracy", "lr")] for row in rows]
     epochs, accuracy, lr = np.array(table, dtype=np.float64).reshape(-1, 3).T
@@ -207,10 +217,10 @@ def read_environments(directories: Iterable[Path]) -> dict[str, list[str]]:
     pooled: dict[str, list[str]] = {}
     for directory in directories:
         try:
-            facts = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            facts = read_record(directory / "environment.json", "the facts of a run's environment")
+        except StoreError:
             continue
-        for name, value in facts.items() if isinstance(facts, dict) else ():
+        for name, value in (facts or {}).items():
             values = pooled.setdefault(plain(name), [])
             if plain(str(value)) not in values:
                 values.append(plain(str(value)))
@@ -247,8 +257,3 @@ def setting_unit(recipe: Recipe, name: str) -> str:
     """Return the unit of `setting_number`."""
     typed = getattr(recipe, name)
     return "epochs" if isinstance(typed, Duration) else "images" if isinstance(typed, WorkerGrid) else name
-
-
-def plain(text: str) -> str:
-    """Return text without control characters: names come from files that others may have written."""
-    return "".join(character if character.isprintable() else " " for character in text)

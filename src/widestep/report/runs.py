@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from widestep.plan.plain import plain
 from widestep.plan.recipe import Recipe, differences
 from widestep.records.result import RunResult
 from widestep.records.run import open_existing
@@ -12,7 +13,7 @@ from widestep.report.audit import audit_notices, audit_section
 from widestep.report.batchnorm import Group, batchnorm_table, group
 from widestep.report.figures import FigureData, run_curves
 from widestep.report.page import FigureBlock, Page, Table
-from widestep.report.results import Curves, plain, read_curves, read_environments
+from widestep.report.results import Curves, read_curves, read_environments
 from widestep.report.sections import environment_facts, glossary
 from widestep.study.audit import Audit, Case, audit_cases, ineffective_of, recipe_key
 from widestep.study.coincidence import listed

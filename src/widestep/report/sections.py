@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+from widestep.plan.plain import plain
 from widestep.plan.recipe import Recipe
 from widestep.report.audit import audit_notices, audit_section
 from widestep.report.batchnorm import Group, batchnorm_table
 from widestep.report.claims import Finding
 from widestep.report.optimum import FEWEST_FOR_BOOTSTRAP, BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
-from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults, plain
+from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults
 from widestep.report.statistics import mean_interval
 from widestep.study.audit import Audit
 

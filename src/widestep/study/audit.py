@@ -24,6 +24,8 @@ from widestep.study.coincidence import RATE_FIELDS, Judged, Kind, Statement, Var
 from widestep.study.store import StudyStore
 from widestep.study.study import Cell, Study
 
+_MOST_TRACED = 1_000_000
+
 
 def recipe_key(recipe: Recipe) -> str:
     """Return the fingerprint that a recipe has with seed 0: the same for all seeds."""
@@ -169,6 +171,8 @@ def audit_cases(cases: Sequence[Case], without: Sequence[Statement] = ()) -> Aud
 def planned(study: Study, plans: Mapping[str, RunPlan]) -> list[Statement]:
     """Say, before anything runs, which settings differ in fields of the rate and plan the same rate at every step.
 
+    Nothing is said of trainings of more than a million steps, whose rates would take long to look at.
+
     Parameters
     ----------
     plans
@@ -183,6 +187,8 @@ def planned(study: Study, plans: Mapping[str, RunPlan]) -> list[Statement]:
         if groups[i] != groups[j]:
             return None
         of = [plans[first[k].recipe.model_copy(update={"seed": study.seeds[0]}).fingerprint] for k in (i, j)]
+        if max(plan.total_steps for plan in of) > _MOST_TRACED:
+            return None
         for k, plan in zip((i, j), of, strict=True):
             if k not in traces:
                 traces[k] = _trace(plan)
@@ -263,7 +269,7 @@ def _usable_ledger(path: Path, num_steps: int) -> Ledger | None:
     """Return the ledger of a complete run; None when it is absent, damaged or ends before the last step."""
     try:
         ledger = read_ledger(path)
-    except (StoreError, OSError):
+    except (StoreError, OSError, RecursionError):
         return None
     return ledger if ledger.last_step == num_steps - 1 else None
 

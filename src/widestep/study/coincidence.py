@@ -28,6 +28,7 @@ RATE_FIELDS = (
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("data", "train_images", "image_size", "evaluation_resize"), "the images themselves"),
     "augment": "the pixels of the images",
+    "bad_images": "which images take the place of damaged ones",
     "model": "the network",
     "dropout": "the forward pass",
     **dict.fromkeys(("zero_gamma", "classifier_std"), "the initial weights"),

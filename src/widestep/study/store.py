@@ -5,17 +5,20 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from widestep.errors import StoreError, UsageError
 from widestep.files import explained, write_atomically
-from widestep.plan.recipes import read_text
-from widestep.records.result import RunResult
+from widestep.plan.settings_file import read_text
+from widestep.records.reading import read_record
+from widestep.records.result import RunResult, Status
 from widestep.records.run import Run
 from widestep.study.study import Study, Trial, parse, to_toml
+
+_CLAIM = {"host": str, "process": int, "started": str}
 
 TrialStatus = Literal["missing", "running", "complete", "diverged", "failed", "stopped"]
 
@@ -123,30 +126,48 @@ class StudyStore:
 
     def state(self, trial: Trial) -> TrialState:
         """Return how far a trial is, from its directory and claim."""
-        run = self.run(trial)
+        directory = self.path(trial)
         held = self._holder_lives(trial)  # before the outcome is read: a claim is given back only after it was written
         try:
-            result = run.result()
+            result, status = self._outcome(trial)
+            if result is not None:
+                return TrialState(trial, result.status, directory, result.val_accuracy, result.reason)
+            if held:
+                return TrialState(trial, "running", directory, reason=self._elsewhere(trial))
         except StoreError as error:
-            return TrialState(trial, "failed", run.directory, reason=str(error))
-        status = run.status()
-        if result is not None and status in ("complete", "diverged"):
-            return TrialState(trial, result.status, run.directory, result.val_accuracy, result.reason)
-        if held:
-            return TrialState(trial, "running", run.directory)
-        failure = run.directory / "failure.json"
-        if failure.exists():
-            return TrialState(trial, "failed", run.directory, reason=_reason(failure))
-        return TrialState(trial, "missing" if status is None else "stopped", run.directory)
+            return TrialState(trial, "failed", directory, reason=str(error))
+        if os.path.lexists(directory / "failure.json"):
+            return TrialState(trial, "failed", directory, reason=_reason(directory / "failure.json"))
+        return TrialState(trial, "missing" if status is None else "stopped", directory)
+
+    def _outcome(self, trial: Trial) -> tuple[RunResult | None, Status | None]:
+        """Return the outcome of a trial, if it has one, and what its STATUS says; raises StoreError when it is damaged."""
+        run = self.run(trial)
+        try:
+            result, status = run.result(), run.status()
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{run.directory} must hold a run. It is damaged: {error}.") from None
+        if result is None and status in ("complete", "diverged"):
+            raise StoreError(f"{run.directory} must hold result.json, because its STATUS is {status}. It is damaged.")
+        if result is None or status not in ("complete", "diverged"):
+            return None, status
+        if result.recipe_fingerprint != trial.fingerprint:
+            raise StoreError(f"{run.directory} must hold its own outcome. Its result.json belongs to another recipe.")
+        if result.status != status:
+            raise StoreError(f"{run.directory} is damaged: STATUS says {status}, result.json {result.status}.")
+        return result, status
 
     def states(self) -> list[TrialState]:
         """Return the states of all trials."""
         return [self.state(trial) for trial in self.trials]
 
     def results(self) -> list[RunResult]:
-        """Return the outcomes so far."""
-        finished = [state.trial for state in self.states() if state.finished]
-        return [result for trial in finished if (result := self.run(trial).result()) is not None]
+        """Return the outcomes so far; what is damaged is none."""
+        found = []
+        for trial in self.trials:
+            with suppress(StoreError):
+                found.append(self._outcome(trial)[0])
+        return [result for result in found if result is not None]
 
     def claim(self, trials: Sequence[Trial]) -> list[Trial]:
         """Claim trials for this process and return those that were free."""
@@ -158,15 +179,17 @@ class StudyStore:
         mine = _identity(os.getpid())
         for trial in trials:
             if self._holder(trial) == mine:
-                self._claim_path(trial).unlink(missing_ok=True)
+                with explained(self.directory):
+                    self._claim_path(trial).unlink(missing_ok=True)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Record that a trial failed and why; one that has an outcome keeps it. This process's claim is given back."""
         run = self.run(trial)
-        if not run.finished():
-            run.directory.mkdir(parents=True, exist_ok=True)
+        if not self.state(trial).finished:
+            with explained(run.directory):
+                run.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(run.directory / "failure.json", json.dumps({"reason": reason}) + "\n")
-            if run.status() is not None:
+            if (run.directory / "STATUS").is_file():
                 run.set_status("failed")
         self.release([trial])
 
@@ -174,7 +197,7 @@ class StudyStore:
         """Record as failed what an ended process of this host had claimed, and return it; called by whoever started it."""
         with self._alone():
             left = [trial for trial in self.trials if self._left_behind(trial, process)]
-            failed = [trial for trial in left if not self.run(trial).finished()]
+            failed = [trial for trial in left if not self.state(trial).finished]
             for trial in left:
                 self.fail(trial, reason)
                 self._claim_path(trial).unlink(missing_ok=True)
@@ -185,11 +208,18 @@ class StudyStore:
         failed = [state.trial for state in self.states() if state.status == "failed"]
         for trial in failed:
             run = self.run(trial)
-            (run.directory / "failure.json").unlink(missing_ok=True)
-            result = run.directory / "result.json"
-            if result.exists():
-                run.set_status("failed")
-                result.replace(run.directory / "result.damaged.json")
+            with explained(run.directory):
+                for name in ("failure", "result"):
+                    path = run.directory / f"{name}.json"
+                    if name == "failure" and path.is_file():
+                        path.unlink()
+                    elif os.path.lexists(path):
+                        path.replace(path.with_name(f"{name}.damaged.json"))
+                status = run.directory / "STATUS"
+                if os.path.lexists(status) and not status.is_file():
+                    status.replace(run.directory / "STATUS.damaged")
+                elif status.is_file():
+                    run.set_status("failed")
         return len(failed)
 
     def _claim_path(self, trial: Trial) -> Path:
@@ -214,10 +244,12 @@ class StudyStore:
 
     def _holder(self, trial: Trial) -> dict[str, Any] | None:
         try:
-            held: dict[str, Any] = json.loads(self._claim_path(trial).read_text(encoding="utf-8"))
-            return held if held.keys() == {"host", "process", "started"} else None
-        except (OSError, ValueError, AttributeError):
+            held = read_record(self._claim_path(trial), "who runs a trial")
+        except StoreError:
             return None
+        if held is None or {name: type(value) for name, value in held.items()} != _CLAIM:
+            return None
+        return held
 
     def _holder_lives(self, trial: Trial) -> bool:
         """Say whether the claim's process is alive; on another host it is taken to be."""
@@ -226,16 +258,23 @@ class StudyStore:
             return False
         return held["host"] != socket.gethostname() or held == _identity(held["process"])
 
+    def _elsewhere(self, trial: Trial) -> str | None:
+        """Say who holds a claim that this host cannot look at, and what to do when it is gone."""
+        held = self._holder(trial)
+        if held is None or held["host"] == socket.gethostname():
+            return None
+        claim = self._claim_path(trial)
+        return f"by process {held['process']} on host {held['host']}; if that has ended, delete {claim}"
+
     def _left_behind(self, trial: Trial, process: int) -> bool:
         held = self._holder(trial)
         return held is not None and held["process"] == process and not self._holder_lives(trial)
 
 
 def _reason(failure: Path) -> str:
-    try:
-        return str(json.loads(failure.read_text(encoding="utf-8"))["reason"])
-    except (ValueError, TypeError, KeyError):
-        return f"{failure} is damaged"
+    with suppress(StoreError, KeyError, TypeError):
+        return str(read_record(failure, "why a trial failed")["reason"])  # type: ignore[index]
+    return f"{failure} is damaged"
 
 
 def _identity(process: int) -> dict[str, Any]:

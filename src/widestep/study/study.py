@@ -12,13 +12,16 @@ from pydantic import Field, model_validator
 
 from widestep.errors import UsageError
 from widestep.plan import recipes
-from widestep.plan.duration import Duration
 from widestep.plan.fields import Fields, build, perhaps
-from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
+from widestep.plan.settings_file import SettingsFile, is_file, read_text
+from widestep.study.consistency import check_cells, check_study
 
 Settings = dict[str, Any]
-_ORDERED = (Duration, WorkerGrid, int, float)
+_ELSEWHERE = dict.fromkeys(
+    [name for name in Recipe.model_fields if name != "seed"],
+    "It is a field of recipes: it belongs in [set], in the set of an arm, or among its axes.",
+)
 
 
 class Arm(Fields):
@@ -99,54 +102,8 @@ class Study(Fields):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise UsageError(f"The seeds of a study are different numbers of at least 0. Got {self.seeds}.")
-        for arm, spec in self.arms.items():
-            self._check_arm(arm, spec)
-        uses = [(f"claim {name}", arm) for name, claim in self.claims.items() for arm in claim.arms]
-        uses += [(f"figure {figure.number}", figure.arm) for figure in self.figures]
-        for user, arm in uses:
-            if arm not in self.arms:
-                known = ", ".join(self.arms)
-                raise UsageError(f"The {user} is about arm '{arm}', but the arms are {known}.{perhaps(arm, self.arms)}")
-        for name, claim in self.claims.items():
-            self._check_claim(name, claim)
-        numbers = [figure.number for figure in self.figures]
-        if len(set(numbers)) != len(numbers):
-            raise UsageError(f"The figures of a study have different numbers. Got {numbers}.")
+        check_study(self)
         return self
-
-    def _check_arm(self, arm: str, spec: Arm) -> None:
-        if "seed" in {*self.set, *spec.set, *spec.axes}:
-            raise UsageError(
-                f"Every cell runs with the study's seeds, so no arm may set seed. Arm {arm} does; use seeds = [...]."
-            )
-        for axis, values in spec.axes.items():
-            if not values:
-                raise UsageError(f"An axis has at least one value. Axis '{axis}' of arm {arm} is empty.")
-            if axis in spec.set:
-                raise UsageError(
-                    f"A field of an arm is either set or an axis. '{axis}' of arm {arm} is both; leave one out."
-                )
-
-    def _check_claim(self, name: str, claim: Claim) -> None:
-        for arm in claim.arms:
-            axes = self.arms[arm].axes
-            values = axes.get(claim.axis, [])
-            if len(values) < 2:
-                raise UsageError(f"Claim {name} compares along '{claim.axis}', so arm {arm} needs two values of that axis.")
-            others = ", ".join(axis for axis in axes if axis != claim.axis)
-            if others:
-                raise UsageError(
-                    f"A claim compares along the only axis of its arm. Claim {name} is along '{claim.axis}', but arm {arm} "
-                    f"also varies {others}; give the claim an arm of its own."
-                )
-            if claim.between is not None:
-                _check_between(name, claim, claim.between, values)
-        if claim.test == "optimum-grows" and len(set(claim.arms)) < max(2, len(claim.arms)):
-            raise UsageError(f"Claim {name} (optimum-grows) compares at least two different arms. Got {claim.arms}.")
-        if claim.test != "optimum-grows" and len(claim.arms) > 1:
-            raise UsageError(f"Claim {name} ({claim.test}) compares along one arm. Got {claim.arms}; make a claim of each.")
 
     def cells(self, arm: str) -> "list[Cell]":
         """Return the cells of an arm: every combination of its axes, without seeds."""
@@ -156,10 +113,7 @@ class Study(Fields):
         cells = []
         for combination in itertools.product(*spec.axes.values()):
             settings = dict(zip(spec.axes, combination, strict=True))
-            try:
-                cells.append(Cell(arm, settings, recipes.changed(base, {**shared, **settings}, typed=True)))
-            except UsageError as error:
-                raise UsageError(f"Arm {arm} of study {self.name}: {error}") from None
+            cells.append(Cell(arm, settings, recipes.changed(base, {**shared, **settings}, typed=True)))
         return cells
 
     def trials(self) -> "list[Trial]":
@@ -224,50 +178,30 @@ def source_text(name_or_file: str) -> str:
     """
     if name_or_file in names():
         return str((_folder() / f"{name_or_file}.toml").read_text(encoding="utf-8"))
-    path = Path(name_or_file)
-    if not path.is_file():
+    if not is_file(name_or_file):
         hint = perhaps(name_or_file, names())
         raise UsageError(f"A study is one of {', '.join(names())}, or a TOML file. Got {name_or_file!r}.{hint}")
-    return recipes.read_text(path)
+    return read_text(Path(name_or_file))
 
 
-def parse(text: str, what: str = "study") -> Study:
+def parse(text: str, what: str = "study", *, is_new: bool = False) -> Study:
     """Build a study from TOML text; every recipe in it is checked.
+
+    Parameters
+    ----------
+    is_new
+        Whether somebody has written the text to be run: then a warmup that is longer than the training is refused, too. In
+        a study that has begun, both may have been changed in every run.
 
     Raises
     ------
     UsageError
-        One sentence for each thing that does not fit.
+        One sentence for each thing that does not fit, with its line.
     """
-    study = build(Study, recipes.parse_toml(text, what), what=what, typed=True)
-    _check_cells(study)
+    file = SettingsFile.parse(text, what)
+    study = build(Study, file.values, what=what, typed=True, line=file.line, elsewhere=_ELSEWHERE)
+    check_cells(study, what, file, is_new=is_new)
     return study
-
-
-def _check_cells(study: Study) -> None:
-    """Build every recipe of the study, and refuse what would only show when its claims are judged."""
-    cells = {arm: study.cells(arm) for arm in study.arms}
-    for arm, found in cells.items():
-        labels: dict[str, str] = {}
-        for cell in found:
-            name = cell.fingerprint(0)
-            if name in labels:
-                raise UsageError(f"The cells of an arm differ. In arm {arm}, '{labels[name]}' and '{cell.label}' do not.")
-            labels[name] = cell.label
-    for name, claim in study.claims.items():
-        value = getattr(cells[claim.arms[0]][0].recipe, claim.axis)
-        if claim.test == "optimum-grows" and (isinstance(value, bool) or not isinstance(value, _ORDERED)):
-            raise UsageError(
-                f"A best value grows along durations, grids or numbers. Claim {name} is along '{claim.axis}', which has "
-                f"{value!r}."
-            )
-
-
-def _check_between(name: str, claim: Claim, between: list[Any], values: list[Any]) -> None:
-    if claim.test not in ("falls", "equivalent"):
-        raise UsageError(f"Only falls and equivalent compare two values. Claim {name} is {claim.test}; leave out between.")
-    if len(between) != 2 or between[0] == between[1] or any(value not in values for value in between):
-        raise UsageError(f"Claim {name} compares two different values of {values}. Got {between}.")
 
 
 def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, str] | None = None) -> Study:
@@ -291,7 +225,7 @@ def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, st
     if settings:
         update["set"] = {**study.set, **_shared(study, settings)}
     found = study.model_copy(update=update)
-    _check_cells(found)
+    check_cells(found, f"study {study.name}")
     return found
 
 

@@ -1,12 +1,10 @@
 """Work on a study: take trials that nobody has, run them in stacks, keep failures to themselves."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from safetensors import SafetensorError, safe_open
-
 from widestep.errors import Stopped, WidestepError
+from widestep.records.saved import saved_steps
 from widestep.study.store import StudyStore
 from widestep.study.study import Trial
 
@@ -56,11 +54,18 @@ def _run(store: StudyStore, stack: Sequence[Trial], execute: Execute) -> int:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a trial does, the others go on
         if len(stack) == 1:
-            name = "" if isinstance(error, WidestepError) else f"{type(error).__name__}: "
-            store.fail(stack[0], f"{name}{error}")
+            store.fail(stack[0], _reason(error))
             return 0
-        return sum(1 if store.run(trial).finished() else _run(store, [trial], execute) for trial in stack)
+        return sum(1 if store.state(trial).finished else _run(store, [trial], execute) for trial in stack)
     return len(stack)
+
+
+def _reason(error: Exception) -> str:
+    """Say on one line why a trial failed."""
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError) and not words:
+        words = "there was too little memory; use smaller passes (images_per_forward) or fewer --jobs"
+    return words if isinstance(error, WidestepError) else f"{type(error).__name__}: {words}"
 
 
 def stacks(trials: Sequence[Trial], store: StudyStore) -> list[list[Trial]]:
@@ -86,12 +91,4 @@ def _weight(trial: Trial) -> float:
 
 def saved_step(store: StudyStore, trial: Trial) -> int:
     """Return the step that a trial will go on from, without torch; 0 when nothing was saved."""
-    for name in ("last", "previous"):
-        path = store.run(trial).checkpoints / f"{name}.safetensors"
-        if path.exists():
-            try:
-                with safe_open(path, "np") as file:
-                    return int(json.loads(file.metadata()["facts"])["tally"]["step"])
-            except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-                continue
-    return 0
+    return max(saved_steps(store.run(trial).checkpoints), default=0)

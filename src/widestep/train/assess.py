@@ -1,5 +1,8 @@
 """Evaluate a checkpoint exactly as training did."""
 
+from collections.abc import Mapping
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,16 @@ from widestep.train import checkpoint
 from widestep.train.batches import Batches
 from widestep.train.evaluate import evaluate
 from widestep.train.normalisation import policy_after, show_statistics
-from widestep.train.session import check_model, evaluated_ids, restore
+from widestep.train.session import check_fit, check_model, evaluated_ids, restore
 from widestep.train.setting import build_engine, fix_arithmetic, model_of
 from widestep.train.state import TrainState, weights_sha256
 from widestep.workers.world import World
 
 _CPU = torch.device("cpu")
+_MOST_COPIES = 8
+"""Of the weights, that an optimizer keeps in a state, amply."""
+_MOST_EXTRA = 1_000_000
+"""Values besides, such as batch-norm statistics, amply."""
 _LOADING = Loading(_CPU, num_threads=2)
 
 
@@ -32,7 +39,7 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        The checkpoint: `final` or `best` (weights), `last` or `previous` (a state; its batch-norm statistics are those that
+        The checkpoint: `final` or `best` (weights), `step-...` (a state; its batch-norm statistics are those that
         training would evaluate with there).
     data
         A data set to evaluate on instead of the recipe's.
@@ -49,12 +56,12 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
     recipe = run.recipe
     if not path.exists():
         raise StoreError(f"A checkpoint to evaluate must exist. {path} does not; the run is {run.status()}.")
-    tensors, facts = checkpoint.read(path)
     check_model(run)
     fix_arithmetic(recipe)
     source = _evaluation_images(recipe, data)
     try:
         model = model_of(recipe, source.facts.num_classes, source.facts.image_shape)
+        tensors, facts = checkpoint.read(path, partial(_check_size, model))
         with World() as world:
             if "tally" in facts:
                 _load_state(model, recipe, tensors, facts["tally"], world)
@@ -72,6 +79,14 @@ def assess(run: Run, path: Path, data: str | None = None) -> dict[str, Any]:
         "val_loss": found.finite_loss,
         "weights_sha256": weights_sha256(weights),
     }
+
+
+def _check_size(model: StackedModel, layouts: Mapping[str, checkpoint.Layout]) -> None:
+    """Refuse what takes far more memory than a state of the model could."""
+    most = _MOST_COPIES * sum(tensor.numel() for tensor in model.slot_parameters(0).values()) + _MOST_EXTRA
+    found = sum(prod(layout.shape) for layout in layouts.values())
+    if found > most:
+        raise StoreError(f"A checkpoint of this model has at most {most:,} values. There are {found:,}.")
 
 
 def _load(model: StackedModel, slot: int, tensors: dict[str, Tensor], path: str) -> None:
@@ -92,6 +107,7 @@ def _load_state(
     try:
         plan = RunPlan(recipe, training.facts.num_train)
         state = TrainState(model, recipe.slot, plan)
+        check_fit(state, {name: checkpoint.Layout(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
         restore(state, tensors, tally)
         batches = Batches(training, [plan] * recipe.stack, _CPU)
         policy = policy_after(recipe, state.tally.step)

@@ -90,6 +90,8 @@ class Batches:
         self._ids_of_steps: dict[int, NDArray[np.int64]] = {}
         self.seconds_waiting = 0.0
         """For images, since the beginning."""
+        self.damaged: list[set[int]] = [set() for _ in plans]
+        """Ids of each run's images that did not decode, and whose places others took, in the blocks handed out so far."""
 
     def num_images(self, step: int) -> int:
         """Return n, the images of the global batch at a step."""
@@ -198,10 +200,22 @@ class Batches:
         flat = part.images.result()
         self.seconds_waiting += time.perf_counter() - began
         images = flat.view(len(part.ids), -1, *flat.shape[2:]) if part.ids.shape[1] > 1 else flat
-        labels = self._labels[to_device(torch.from_numpy(part.ids), self._device)]
+        labels = self._labels[to_device(torch.from_numpy(self._ids_used(part)), self._device)]
         keys = self._dropout_keys(step, part.groups, part.pass_key)
         seed = self._model.key(step, part.groups.start, *part.pass_key)
         return Block(images, labels, part.groups, keys, seed, part.share)
+
+    def _ids_used(self, part: _Part) -> NDArray[np.int64]:
+        """Return the ids of the images that are there, some of which may have taken the place of damaged ones."""
+        replaced = part.images.replaced()
+        if not replaced:
+            return part.ids
+        used = part.ids.copy()
+        for place, image in replaced.items():
+            row, slot = divmod(place, len(self._plans))
+            self.damaged[slot].add(int(used[row, slot]))
+            used[row, slot] = image
+        return used
 
     def _dropout_keys(self, step: int, groups: range, pass_key: tuple[int, ...]) -> DropoutKeys:
         """Key each worker's dropout by (seed, step, worker, layer) (statement D4); workers of one group share a stream."""

@@ -3,8 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +25,7 @@ from widestep.train.state import TrainState
 from widestep.train.step import MovingStep, gradients_of
 from widestep.workers.engine import GradientEngine
 from widestep.workers.launched import Launch
+from widestep.workers.pulse import Pulse
 from widestep.workers.world import World
 
 _WARM_UP_STEPS = 2
@@ -69,25 +69,12 @@ class TrainingSpeed:
     peak_memory_bytes: int
 
 
-class _TimedWorld(World):
-    """Remembers how long processes were in contact."""
-
-    seconds = 0.0
-
-    @contextmanager
-    def contact(self) -> Iterator[None]:
-        began = time.perf_counter()
-        with super().contact():
-            yield
-        self.seconds += time.perf_counter() - began
-
-
 class _Repeated:
     """A source that gives the same images again, loaded once for every number of images."""
 
     def __init__(self, source: ImageSource) -> None:
         self.facts, self.labels, self.split = source.facts, source.labels, source.split
-        self.evaluation_images, self.close = source.evaluation_images, source.close
+        self.evaluation_images, self.name, self.close = source.evaluation_images, source.name, source.close
         self._source = source
         self._held: dict[int, Tensor] = {}
 
@@ -97,7 +84,7 @@ class _Repeated:
         return Computed(partial(self._held.__getitem__, len(ids)))
 
 
-def measure(recipe: Recipe, execution: Execution, launch: Launch | None, seconds: float) -> TrainingSpeed:
+def measure(recipe: Recipe, execution: Execution, launch: Launch, pulse: Pulse, seconds: float) -> TrainingSpeed:
     """Train the first steps of a recipe for about so many seconds, a third of them each without loading and loading alone.
 
     Raises
@@ -107,7 +94,7 @@ def measure(recipe: Recipe, execution: Execution, launch: Launch | None, seconds
     """
     fix_arithmetic(recipe)
     keep_freed_memory()
-    with _TimedWorld(launch) as world:
+    with World(launch, pulse) as world:
         device = choose_device(execution.device, world.local_process)
         world.meet_on(device)
         loading = Loading(device, execution.loader_threads, execution.gib_in_memory)
@@ -119,7 +106,7 @@ def measure(recipe: Recipe, execution: Execution, launch: Launch | None, seconds
 
 
 class _Measurement:
-    def __init__(self, recipe: Recipe, source: ImageSource, world: _TimedWorld, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, source: ImageSource, world: World, device: torch.device) -> None:
         self.recipe, self.world, self.device = recipe, world, device
         self.plan = RunPlan(recipe, source.facts.num_train)
         self.source = source
@@ -135,9 +122,9 @@ class _Measurement:
         self._timed(partial(self._train, self.repeated), 1)
         one = self._timed(with_loading, 1)
         steps = self.world.broadcast_json(max(_FEWEST_STEPS, math.ceil(seconds / 3 / one)))
-        self.world.seconds = 0.0
+        exchanged = self.world.seconds_in_contact
         full = self._timed(with_loading, steps)
-        exchanging = self.world.seconds
+        exchanging = self.world.seconds_in_contact - exchanged
         without_loading = min(full, self._timed(partial(self._train, self.repeated), steps))
         loading = self._timed(self._load, steps)
         overlapped = self.recipe.mode == "fast" and self.world.num_processes > 1

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from widestep.errors import Stopped, UsageError, WidestepError
@@ -11,18 +12,24 @@ from widestep.plan.execution import Execution
 from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run
-from widestep.train import checkpoint
 from widestep.train.accounts import comparison_of_policies, digests, ledger_entry, metrics_entry
+from widestep.train.census import Speeds, check_replicas
+from widestep.train.damaged import count_damaged
 from widestep.train.evaluate import Evaluation, evaluate
+from widestep.train.keeping import Keeper
 from widestep.train.normalisation import policy_after, show_statistics
 from widestep.train.outcome import reason_of_divergence, result_of
-from widestep.train.session import Member, Session, open_session, saved_tensors
+from widestep.train.saving import insist
+from widestep.train.session import Member, Session, open_session
 from widestep.train.state import POLICIES, TrainState
 from widestep.train.step import MovingStep, StepRecord, gradients_of
 from widestep.train.stop import StopRequest
+from widestep.workers.engine import Wishes
 from widestep.workers.world import World
 
 _NORMS_KEPT = 5
+_STOP_SECONDS = 3.0
+"""What stopping takes besides a step, a save and an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,11 @@ def train(
     """
     session = open_session(runs, execution, world, stop or StopRequest())
     try:
-        return _Loop(session, watcher).run()
+        loop = _Loop(session, watcher)
+        try:
+            return loop.run()
+        finally:
+            loop.keeper.close()
     except Stopped:
         raise
     except WidestepError as error:
@@ -96,11 +107,17 @@ class _Loop:
         self.session = session
         self.watcher = watcher
         self.results: dict[int, RunResult] = {}
-        self.began = self.saved = self.stepped = time.monotonic()
-        self.waited = 0.0
+        self.began = self.stepped = time.monotonic()
+        self.waited = self.exchanged = 0.0
+        self.longest_step = self.evaluating = 0.0
+        """Seconds of the longest of each so far."""
+        self.step = 0
+        self.speeds = Speeds(session.world)
         self.notes: set[str] = set()
+        self.keeper = Keeper(session, self._note)
         self.moving: MovingStep | None = None
         """The newest step, until somebody needs to know what it found."""
+        session.engine.wishes = self._wishes
 
     @property
     def live(self) -> list[Member]:
@@ -108,7 +125,7 @@ class _Loop:
 
     def run(self) -> list[RunResult]:
         session = self.session
-        step = self._common_step()
+        step = self.step = self._common_step()
         if session.world.is_first:
             self.watcher.started(session)
         for note in (*session.notes, *(note for member in session.members for note in member.notes)):
@@ -119,16 +136,30 @@ class _Loop:
             if not self.live:
                 break
             self.moving = MovingStep(self._states(), found, step, at_once=session.world.num_processes > 1)
-            step += 1
-            if self.moving.known or found.stop_requested or session.plan.evaluation_due(step):
+            step = self.step = step + 1
+            session.world.pulse.beat("computing", step)
+            if self.moving.known or any(found.wishes) or session.plan.evaluation_due(step):
                 self._settle()
+            self._compare_replicas(step, found.wishes)
             self._evaluate_due(step)
-            if self.live and (found.stop_requested or self._save_due(step)):
-                self._settle()
-                self._save(step)
-            if found.stop_requested and self.live:
+            if self.live and any(found.wishes):
+                self._count_damaged()
+                self.keeper.save(step, self.live)
+            if found.wishes.stop and self.live:
                 self._stop(step)
         return [self.results[member.state.slot] for member in session.members]
+
+    def _wishes(self) -> Wishes:
+        """Say what this process wants all to do after the step that begins: stop, or save, which process 0 decides."""
+        session = self.session
+        margin = _STOP_SECONDS + 2 * (self.longest_step + self.keeper.longest) + self.evaluating
+        return Wishes(session.stop.due(margin), self.keeper.due(self.step + 1))
+
+    def _compare_replicas(self, step: int, wishes: Wishes) -> None:
+        """Make sure, before anything is kept of them, that all processes hold the same states."""
+        every = self.session.execution.check_replicas_every
+        if any(wishes) or step % every == 0 or any(state.ended for state in self._states()):
+            check_replicas(self._states(), self.session.world, step)
 
     def _states(self) -> list[TrainState]:
         return [member.state for member in self.live]
@@ -155,6 +186,13 @@ class _Loop:
     def _record(self, records: Sequence[StepRecord]) -> None:
         session, now, step = self.session, time.monotonic(), records[0].step
         seconds, self.stepped = now - self.stepped, now
+        self.longest_step = max(self.longest_step, seconds)
+        waited, self.waited = session.batches.seconds_waiting - self.waited, session.batches.seconds_waiting
+        exchanged, self.exchanged = session.world.seconds_in_contact - self.exchanged, session.world.seconds_in_contact
+        placement = session.batches.placement(step)
+        num_blocks = [len(placement.blocks(process)) for process in range(session.world.num_processes)]
+        for sentence in self.speeds.count(max(0.0, seconds - exchanged), waited, num_blocks):
+            self._note(sentence)
         wanted = (step + 1) % session.execution.log_every == 0 or session.plan.ends_epoch(step + 1)
         for member, record in zip(self.live, records, strict=True):
             tally = member.state.tally
@@ -168,7 +206,6 @@ class _Loop:
         if session.world.is_first:
             first = records[0]
             speed = first.statistics.num_images * len(records) / max(seconds, 1e-9)
-            waited, self.waited = session.batches.seconds_waiting - self.waited, session.batches.seconds_waiting
             share = min(waited / max(seconds, 1e-9), 1.0)
             self.watcher.stepped(StepReport(session.plan, step + 1, first.statistics.loss, first.applied.lr, speed, share))
 
@@ -211,12 +248,15 @@ class _Loop:
         return evaluate(session.model, session.source, session.val_ids, session.plan.recipe, session.world, session.device)
 
     def _evaluate(self, due: Sequence[Member], step: int) -> None:
-        recipe = self.session.plan.recipe
+        session, began = self.session, time.monotonic()
+        session.world.pulse.beat("evaluating")
+        recipe = session.plan.recipe
         policy = policy_after(recipe, step)
         if policy != recipe.batchnorm_running and self.session.engine.moments.num_channels:
             self._note_recomputation()
         self._show_statistics(policy)
         evaluations = self._evaluated()
+        self._count_damaged(evaluations)
         for member in due:
             state, found = member.state, evaluations[member.state.slot]
             tally = state.tally
@@ -237,46 +277,25 @@ class _Loop:
             tally.epoch_loss, tally.epoch_images = 0.0, 0
             if self.session.world.is_first:
                 member.run.epoch(row)
-                member.run.flush_records()
                 if member.board is not None:
                     member.board.epoch(step, found.accuracy, found.finite_loss)
         if self.session.world.is_first:
             first = due[0].state
+            self.keeper.flush(self.live)
             self.watcher.evaluated(first.plan, step, evaluations[first.slot])
-        self.stepped = time.monotonic()
+        self.evaluating = max(self.evaluating, time.monotonic() - began)
+        self.stepped, self.exchanged = time.monotonic(), session.world.seconds_in_contact
 
-    def _save_due(self, step: int) -> bool:
-        session = self.session
-        seconds = time.monotonic() - self.saved
-        return session.execution.checkpoint_every.due(step, session.plan.epochs_after(step), seconds)
-
-    def _save(self, step: int) -> None:
-        if not self.session.world.is_first:
-            return
-        for member in self.live:
-            self._save_best(member)
-            facts = {
-                "recipe": member.run.recipe.fingerprint,
-                "tally": vars(member.state.tally),
-                "lengths": member.run.record_lengths(),
-            }
-            checkpoint.write_last(member.run.checkpoints, saved_tensors(member.state), facts)
-        self.saved = time.monotonic()
-
-    def _save_best(self, member: Member) -> None:
-        state = member.state
-        if state.best is not None:
-            facts = {"recipe": member.run.recipe.fingerprint, "val_accuracy": max(state.tally.accuracies)}
-            checkpoint.write(member.run.checkpoints / "best.safetensors", state.best, facts)
-            state.best = None
+    def _count_damaged(self, evaluations: Sequence[Evaluation] = ()) -> None:
+        found = count_damaged(self.session, self.live, evaluations)
+        if found is not None:
+            self._note(found)
 
     def _stop(self, step: int) -> None:
         session = self.session
-        why = session.stop.signal.name if session.stop.signal else "a signal to another process"
+        why = session.stop.reason or "a signal to another process"
         if session.world.is_first:
-            for member in self.live:
-                member.run.event("stopped", step=step, reason=why)
-                member.run.set_status("stopped")
+            self.keeper.stop(step, self.live, why)
         session.world.part()  # a process that left early would be taken for the end of the job, and process 0 cut off
         raise Stopped(
             f"Stopped by {why} after step {step:,} of {session.plan.total_steps:,}; everything is saved. The same command "
@@ -307,23 +326,17 @@ class _Loop:
         used = policy_after(self.session.plan.recipe, step)
         self._show_statistics(used)
         for member in ended if self.session.world.is_first else ():
-            write_json(member.run.directory / "batchnorm.json", comparison_of_policies(step, used, found, member.state.slot))
+            run, value = member.run, comparison_of_policies(step, used, found, member.state.slot)
+            insist(partial(write_json, run.directory / "batchnorm.json", value, run.fence))
 
     def _finish(self, member: Member, status: str, evaluation: Evaluation) -> None:
-        state, run = member.state, member.run
+        state = member.state
+        self.session.world.pulse.beat("finishing")
         state.freeze()
         result = result_of(member, status, evaluation, time.monotonic() - self.began)
         self.results[state.slot] = result
-        if not self.session.world.is_first:
-            return
-        self._save_best(member)
-        facts = {"recipe": run.recipe.fingerprint, "step": state.tally.step, "sha256_of_weights": result.weights_sha256}
-        checkpoint.write(run.checkpoints / "final.safetensors", state.weights(), facts)
-        run.flush_records()
-        if result.reason:
-            run.log(f"diverged: {result.reason}")
-        run.event(status, step=state.tally.step)
-        run.finish(result)
+        if self.session.world.is_first:
+            self.keeper.finish(member, result, [round(seconds, 3) for seconds in self.speeds.busy])
 
     def _note(self, text: str) -> None:
         if self.session.world.is_first and text not in self.notes:

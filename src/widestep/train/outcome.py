@@ -47,5 +47,6 @@ def result_of(member: Member, status: str, evaluation: Evaluation, seconds: floa
         images_per_second=round(tally.images_seen / tally.train_seconds, 1) if tally.train_seconds else 0.0,
         wall_seconds=round(seconds, 3),
         interruptions=member.interruptions,
+        damaged_images=len(tally.damaged),
         reason=state.failure,
     )

@@ -1,9 +1,12 @@
 """Set up the runs of a stack on this job's processes: data, model, states and what was saved of them."""
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +31,15 @@ from widestep.train.batches import Batches
 from widestep.train.board import Board
 from widestep.train.evaluate import Evaluation
 from widestep.train.inspect import check_findings, doubts, inspect
+from widestep.train.preflight import Need, check_before_training
 from widestep.train.setting import build_engine, choose_device, fix_arithmetic, keep_freed_memory, model_of
 from widestep.train.state import Tally, TrainState
 from widestep.train.stop import StopRequest
 from widestep.workers.engine import GradientEngine
 from widestep.workers.world import World
+
+_OF_BYTES = ("torch", "device", "instructions", "threads")
+"""What of the environment bytes depend on."""
 
 
 @dataclass
@@ -42,12 +49,16 @@ class Member:
     run: Run
     state: TrainState
     interruptions: int = 0
+    because: str = ""
+    """What ended the attempt before, where our own launcher started the processes again."""
     board: Board | None = None
     evaluation: Evaluation | None = None
     """The newest."""
     last_lr: float = 0.0
     notes: list[str] = field(default_factory=list)
     """What has changed since the run began."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Fingerprints of recipe, data and environment, as they go into a checkpoint."""
 
     def fail(self, error: WidestepError) -> None:
         """Leave word of an error that ends the run for now; the same command tries again."""
@@ -108,7 +119,7 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
     session = Session(
         members,
         model,
-        build_engine(model, recipe, world, stop.requested),
+        build_engine(model, recipe, world),
         Batches(source, plans, device, world.num_processes, world.process),
         source,
         [evaluated_ids(source, plan.recipe) for plan in plans],
@@ -190,9 +201,13 @@ def _begin(session: Session, facts: dict[str, Any]) -> None:
 
     def begin() -> None:
         for member in session.members if session.world.is_first else ():
+            member.because = session.world.launch.because
             _begin_member(member, facts, session.execution)
 
+    directories = [member.run.directory for member in session.members]
+    needs = [Need.of(member.state, session.execution) for member in session.members]
     try:
+        check_before_training(session.world, directories, needs, session.plan.recipe)
         session.world.agreed(begin)
     except WidestepError:
         session.close()
@@ -214,19 +229,32 @@ def _begin_member(member: Member, facts: dict[str, Any], execution: Execution) -
 def _continue_member(member: Member, facts: dict[str, Any], execution: Execution) -> None:
     run = member.run
     member.notes = _check_origin(run, facts)
-    saved = checkpoint.read_last(run.checkpoints)
+    member.origin = {
+        "recipe": run.recipe.fingerprint,
+        "data": facts["data_fingerprint"],
+        "environment": _fingerprint({name: facts[name] for name in _OF_BYTES}),
+    }
+    saved = checkpoint.newest(run.checkpoints, partial(check_fit, member.state))
     lengths = {}
     if saved is not None:
-        tensors, extra = saved
-        if extra["recipe"] != run.recipe.fingerprint:
-            raise StoreError(f"The checkpoint in {run.checkpoints} belongs to recipe {extra['recipe']}. Use --fresh.")
-        restore(member.state, tensors, extra["tally"])
-        lengths = extra["lengths"]
+        if saved.facts["recipe"] != run.recipe.fingerprint:
+            raise StoreError(
+                f"The checkpoint in {run.checkpoints} belongs to recipe {saved.facts['recipe']}, the run to "
+                f"{run.recipe.fingerprint}. Put the run's own back, or use --fresh."
+            )
+        restore(member.state, saved.tensors, saved.facts["tally"])
+        lengths = saved.facts["lengths"]
+        member.notes += saved.damage
     member.interruptions = sum(event["event"] in ("started", "resumed") for event in run.history())
-    run.open_records(lengths, with_digests=execution.digests)
+    member.notes += run.open_records(lengths, with_digests=execution.digests)
     step = member.state.tally.step
-    run.event("resumed" if member.interruptions else "started", step=step, **{"processes": facts["processes"]})
+    because = {"because": member.because} if member.because else {}
+    run.event("resumed" if member.interruptions else "started", step=step, processes=facts["processes"], **because)
     member.board = Board(run.directory, wanted=execution.tensorboard, first_step=step)
+
+
+def _fingerprint(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_origin(run: Run, facts: dict[str, Any]) -> list[str]:
@@ -242,7 +270,7 @@ def _check_origin(run: Run, facts: dict[str, Any]) -> list[str]:
             f"A run continues with the model it began with. The source of {facts['model']} has changed since; restore it, "
             "or use --fresh to begin again."
         )
-    changed = [name for name in ("torch", "device", "instructions", "threads") if began.get(name) != facts[name]]
+    changed = [name for name in _OF_BYTES if began.get(name) != facts[name]]
     if run.recipe.mode == "fast":
         changed += [name for name in ("processes",) if began.get(name) != facts[name]]
     if not changed:
@@ -277,17 +305,31 @@ def saved_tensors(state: TrainState) -> dict[str, Tensor]:
     return weights | {"running": state.running} | optimizer
 
 
-def restore(state: TrainState, tensors: dict[str, Tensor], tally: dict[str, Any]) -> None:
-    """Put back what `saved_tensors` and the tally held; raises StoreError when a weight is missing or of another shape."""
-    held = {f"weights/{name}": tensor for name, tensor in state.weights().items()} | {"running": state.running}
-    for name, tensor in held.items():
-        saved = tensors.get(name)
-        if saved is None or saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+def check_fit(state: TrainState, layouts: Mapping[str, checkpoint.Layout]) -> None:
+    """Refuse tensors that are not a state of this model, before they take any memory; raises StoreError."""
+    for name, tensor in _required(state).items():
+        if layouts.get(name) != checkpoint.Layout(tensor.dtype, tuple(tensor.shape)):
             raise StoreError(f"A checkpoint holds every weight of the model. {name} is missing or of another shape.")
-        tensor.copy_(saved)
+    for name in layouts.keys() - _required(state).keys():
+        parameter = state.trained.get(name.removeprefix("optimizer/").rpartition(":")[0])
+        if not name.startswith("optimizer/") or parameter is None or prod(layouts[name].shape) > max(1, parameter.numel()):
+            raise StoreError(f"A checkpoint holds the state of this model's optimizer. {name} is not part of it.")
+
+
+def restore(state: TrainState, tensors: dict[str, Tensor], tally: dict[str, Any]) -> None:
+    """Put back what `saved_tensors` and the tally held, once `check_fit` has found that they fit; raises StoreError."""
+    for name, tensor in _required(state).items():
+        tensor.copy_(tensors[name])
     prefix = "optimizer/"
     state.restore_optimizer({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-    state.tally = Tally(**tally)
+    try:
+        state.tally = Tally(**tally)
+    except TypeError as error:
+        raise StoreError(f"A checkpoint holds the numbers that a run carries on. They are others: {error}.") from None
+
+
+def _required(state: TrainState) -> dict[str, Tensor]:
+    return {f"weights/{name}": tensor for name, tensor in state.weights().items()} | {"running": state.running}
 
 
 def _share(member: Member, world: World) -> None:

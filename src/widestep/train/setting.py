@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable
 
 import torch
 
@@ -30,7 +29,7 @@ def choose_device(wanted: str, local_process: int = 0) -> torch.device:
     found = torch.cuda.device_count() if wanted != "cpu" else 0
     if wanted == "cuda" and found == 0:
         raise EnvironmentFault(
-            "The device cuda needs a GPU. None was found; use --device cpu (virtual workers need no GPU)."
+            "device cuda: 0 found; use --device cpu (virtual workers need no GPU), or mend what `widestep doctor` shows."
         )
     if not found:
         return torch.device("cpu")
@@ -78,9 +77,7 @@ def memory_format_of(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.channels_last else torch.contiguous_format
 
 
-def build_engine(
-    model: StackedModel, recipe: Recipe, world: World, stop_requested: Callable[[], bool] = lambda: False
-) -> GradientEngine:
+def build_engine(model: StackedModel, recipe: Recipe, world: World) -> GradientEngine:
     """Build the engine of the recipe's mode."""
     reproducible = recipe.mode == "reproducible"
     if recipe.compile != "none":
@@ -92,7 +89,7 @@ def build_engine(
         per_worker=recipe.has_worker_norms,
     )
     if reproducible:
-        return GradientEngine(forward, world, has_worker_norms=recipe.has_worker_norms, stop_requested=stop_requested)
+        return GradientEngine(forward, world, has_worker_norms=recipe.has_worker_norms)
     from widestep.workers.overlapped import OverlappedEngine
 
-    return OverlappedEngine(forward, world, compression=recipe.compression, stop_requested=stop_requested)
+    return OverlappedEngine(forward, world, compression=recipe.compression)

@@ -36,6 +36,8 @@ class Tally:
     gradient_norms: list[float] = field(default_factory=list)
     """Of the last few steps."""
     train_seconds: float = 0.0
+    damaged: list[int] = field(default_factory=list)
+    """Ids of the damaged images met so far, where these are skipped."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,14 @@ class TrainState:
     def weights(self) -> dict[str, Tensor]:
         """Return parameters and the statistics of evaluation by name, sharing memory with the run."""
         return {name: tensor.detach() for name, tensor in (*self.parameters.items(), *self.statistics.items())}
+
+    def replicated(self) -> dict[str, Tensor]:
+        """Return by name, in words, what every process of a job holds a copy of."""
+        optimizer = {}
+        for label, tensor in self.optimizer_tensors().items():
+            name, _, key = label.rpartition(":")
+            optimizer[f"{key} of {name}"] = tensor
+        return {**self.parameters, **optimizer, "running batch-norm statistics": self.running}
 
     def keep_best(self) -> None:
         """Remember a copy of the weights as the best so far."""

@@ -102,14 +102,7 @@ def gradients_of(states: Sequence[TrainState], engine: GradientEngine, batches: 
     return engine.gradients(batches.at(step), batches.num_images(step), batches.placement(step), centre)
 
 
-def take_step(
-    states: Sequence[TrainState], engine: GradientEngine, batches: Batches, step: int
-) -> tuple[list[StepRecord], bool]:
-    """Take one step and wait for it.
-
-    Returns
-    -------
-    One record a run, in order; and whether some process was asked to stop.
-    """
+def take_step(states: Sequence[TrainState], engine: GradientEngine, batches: Batches, step: int) -> list[StepRecord]:
+    """Take one step, wait for it and return one record a run, in order."""
     found = gradients_of(states, engine, batches, step)
-    return MovingStep(states, found, step, at_once=False).records(), found.stop_requested
+    return MovingStep(states, found, step, at_once=False).records()

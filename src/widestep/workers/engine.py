@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,15 @@ from widestep.workers.tree import finish, sum_leaves
 from widestep.workers.world import World
 
 _PART_OF_NORM = 1 << 16
-_SCALARS = 3
-"""At the end of a row: the loss, the workers' squared gradient norms, and 1 where the process was asked to stop."""
+_SCALARS = 4
+"""At the end of a row: the loss, the workers' squared gradient norms, and 1 for each of the process's wishes."""
+
+
+class Wishes(NamedTuple):
+    """What a process wants all to do after the step; it rides along with the gradient, so that all do it at the same one."""
+
+    stop: bool = False
+    save: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,15 @@ class StepGradients:
         mean square of the workers' gradient norms, where that was asked for.
     num_images
         n.
-    stop_requested
-        Whether some process was asked to stop.
+    wishes
+        What some process wants all to do after the step.
     """
 
     gradients: Tensor
     moments: StepMoments
     numbers: Tensor
     num_images: int
-    stop_requested: bool
+    wishes: Wishes
 
     @property
     def of_slot(self) -> list[GradientStatistics]:
@@ -86,7 +94,7 @@ class GradientEngine:
 
     The work of a step is a row of sums for each block of workers (and each of the T runs)::
 
-        | gradient: P numbers | what batch normalisation measured | loss | squared norms of workers | processes to stop |
+        | gradient: P numbers | what batch normalisation measured | loss | squared norms of workers | wishes |
 
     Rows are the leaves of a fixed tree (`tree`): they are added first within each process, then across processes (`reduce`).
 
@@ -96,8 +104,8 @@ class GradientEngine:
         How one block is computed.
     has_worker_norms
         Whether the norm of every worker's own gradient is computed.
-    stop_requested
-        Asked once a step; rides along with the gradient so that all processes stop at the same step.
+    wishes
+        Asked once a step.
     """
 
     def __init__(
@@ -106,14 +114,14 @@ class GradientEngine:
         world: World,
         *,
         has_worker_norms: bool = False,
-        stop_requested: Callable[[], bool] = lambda: False,
+        wishes: Callable[[], Wishes] = Wishes,
     ) -> None:
         self.model = forward.model
         self.world = world
         self.moments = forward.moments
         self._forward = forward
         self._has_worker_norms = has_worker_norms
-        self._stop_requested = stop_requested
+        self.wishes = wishes
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
         self.num_gradients = sum(p.numel() for p in self._parameters) // self.model.num_slots
@@ -135,15 +143,16 @@ class GradientEngine:
         centre
             Numbers near the means of batch normalisation, shape (T, M), the same on every process.
         """
-        stop = self._stopping(placement)
+        wishes = self._wishes(placement)
         with self._forward.of_one_step():
-            total = self._total(self._rows(placement, stop, batch_of, centre), placement, sum(self._widths))
-        stopping = stop > 0 if self.world.num_processes == 1 else bool(total[0, -1] > 0)
+            total = self._total(self._rows(placement, wishes, batch_of, centre), placement, sum(self._widths))
+        if self.world.num_processes > 1:
+            wishes = Wishes(*(total[0, -len(wishes) :] > 0).tolist())
         gradients, others = total.to(self._device).split([self.num_gradients, sum(self._widths[1:])], dim=1)
-        return self._found(gradients.div_(num_images), others, num_images, placement, centre, stopping)
+        return self._found(gradients.div_(num_images), others, num_images, placement, centre, wishes)
 
     def _found(
-        self, gradients: Tensor, others: Tensor, num_images: int, placement: Placement, centre: Tensor, stopping: bool
+        self, gradients: Tensor, others: Tensor, num_images: int, placement: Placement, centre: Tensor, wishes: Wishes
     ) -> StepGradients:
         """Make a step of averaged gradients (T, P) and the sums of everything else."""
         sums, scalars = others.split(self._widths[1:], dim=1)
@@ -151,7 +160,7 @@ class GradientEngine:
         numbers = [scalars[:, 0].double() / num_images, _norms(gradients), moments.finite().double()]
         if self._has_worker_norms:
             numbers.append(scalars[:, 1].double() / min(num_images, placement.num_workers))
-        return StepGradients(gradients, moments, torch.stack(numbers), num_images, stopping)
+        return StepGradients(gradients, moments, torch.stack(numbers), num_images, wishes)
 
     def moment_sums(self, batch_of: BatchOf, placement: Placement, centre: Tensor) -> Tensor:
         """Return only what batch normalisation measures on a global batch, as `MomentSums` packs it: shape (T, width)."""
@@ -179,17 +188,17 @@ class GradientEngine:
         """
         failing = torch.zeros(placement.num_blocks)
         centre = torch.zeros(self.model.num_slots, self.moments.num_channels, device=self._device)
-        for block, row in self._rows(placement, 0.0, batch_of, centre):
+        for block, row in self._rows(placement, Wishes(), batch_of, centre):
             failing[block] = float(not torch.isfinite(row.row()[slot]).all())
         found = self.world.merged(failing).nonzero().flatten().tolist()
         return placement.workers(found[0]) if found else range(placement.num_workers)
 
-    def _stopping(self, placement: Placement) -> float:
-        stop = float(self._stop_requested())
+    def _wishes(self, placement: Placement) -> Wishes:
+        wishes = self.wishes()
         if self.world.num_processes <= placement.num_blocks:
-            return stop
-        # a process without a block has no row that could carry its request
-        return self.world.merged(torch.tensor([stop])).item()
+            return wishes
+        # a process without a block has no row that could carry what it wants
+        return Wishes(*(self.world.merged(torch.tensor(wishes, dtype=torch.float32)) > 0).tolist())
 
     def _total(self, rows: Iterator[tuple[int, Sums]], placement: Placement, width: int) -> Tensor:
         partial_sums = sum_leaves(rows)
@@ -198,13 +207,15 @@ class GradientEngine:
         mine = {node: sums.row() for node, sums in partial_sums.items()}
         return sum_over_processes(self.world, placement, mine, (self.model.num_slots, width))
 
-    def _rows(self, placement: Placement, stop: float, batch_of: BatchOf, centre: Tensor) -> Iterator[tuple[int, Sums]]:
+    def _rows(self, placement: Placement, wishes: Wishes, batch_of: BatchOf, centre: Tensor) -> Iterator[tuple[int, Sums]]:
         """Yield the blocks of this process, each with its row of sums for every slot: the leaves of the tree."""
         for block in placement.blocks(self.world.process):
+            self.world.pulse.beat("computing")
             parts = batch_of(placement.workers(block))  # one, or more where a short step gives workers unequal shares
             of_groups = itertools.groupby(parts, key=lambda part: part.groups)
             row = self._added((self._row(passes, centre) for _, passes in of_groups), self._shapes)
-            row.pieces[-1][:, -1] = stop
+            for place, wish in enumerate(wishes, start=-len(wishes)):
+                row.pieces[-1][:, place] = float(wish)
             yield block, row
 
     def _added(self, rows: Iterable[Sums], shapes: Sequence[torch.Size]) -> Sums:
@@ -227,7 +238,7 @@ class GradientEngine:
         if self._has_worker_norms and all(counts):  # one worker, whose own gradient is known only now
             gradient = row.row()[:, : self.num_gradients]
             own = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64) / sum(counts)
-            row.pieces[-1][:, -2] = own.square()
+            row.pieces[-1][:, 1 - _SCALARS] = own.square()
         return row
 
     def _row_of_pass(self, block: Block, centre: Tensor) -> Sums:
@@ -235,7 +246,8 @@ class GradientEngine:
         with explained(self._device), self.model.explaining("be differentiated"):
             gradients, squares = self._differentiate(losses.sum(), block)
         moments = self._forward.measured(block, centre)
-        scalars = torch.stack([losses.detach().sum(0), squares, torch.zeros_like(squares)], dim=1)
+        nothing = torch.zeros_like(squares)
+        scalars = torch.stack([losses.detach().sum(0), squares, nothing, nothing], dim=1)
         return Sums([*gradients, torch.cat([*moments, scalars], dim=1)], self.model.num_slots)
 
     def _moments_row(self, block: Block, centre: Tensor) -> Sums:

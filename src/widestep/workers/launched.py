@@ -1,16 +1,23 @@
 """Who started this process: the only reader of launchers' environment variables, and free of torch."""
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import signal
+import socket
+import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from widestep.errors import EnvironmentFault
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _PARENT = "WIDESTEP_PARENT"
 _PR_SET_PDEATHSIG = 1
+_SIOCGIFADDR = 0x8915
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @dataclass(frozen=True)
@@ -29,15 +36,32 @@ class Launch:
         Where process 0 listens.
     listen_descriptor
         File descriptor of an already bound socket that process 0 must use (set by our own launcher).
+    attempt
+        How often the job was started again before.
+    because
+        What ended the attempt before.
+    one_host
+        Whether all processes are on this host.
+    has_store
+        Whether the launcher itself listens at address and port.
     """
 
     launcher: str
-    process: int
-    num_processes: int
-    local_process: int
-    address: str
-    port: int
+    process: int = 0
+    num_processes: int = 1
+    local_process: int = 0
+    address: str = LOOPBACK
+    port: int = 0
     listen_descriptor: int | None = None
+    attempt: int = 0
+    because: str = ""
+    one_host: bool = True
+    has_store: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether our own launcher watches over the processes, all on this host, and starts lost ones again."""
+        return self.launcher == "widestep"
 
 
 # launcher -> variables of (process, number of processes, local process, local number); the first complete row wins.
@@ -68,25 +92,38 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
     for launcher, (process, size, local, local_size) in _ROWS.items():
         if process not in env or size not in env or (launcher == "srun" and "SLURM_STEP_ID" not in env):
             continue
-        num_processes = int(env[size])
-        one_host = env.get(local_size, "").split("(")[0] == env[size]
-        address = env.get("MASTER_ADDR", _LOOPBACK if one_host or num_processes == 1 else "")
+        num_processes, number = _number(env, size, launcher), _number(env, process, launcher)
+        if not 0 <= number < num_processes:
+            raise EnvironmentFault(
+                f"Processes of a {launcher} job are numbered from 0. {process} is {number} and {size} is {num_processes}."
+            )
+        one_host = num_processes == 1 or env.get(local_size, "").split("(")[0] == env[size]
+        address = env.get("MASTER_ADDR", LOOPBACK if one_host else "")
         if not address:
             raise EnvironmentFault(
                 f"A {launcher} job over several hosts needs the address of its process 0. MASTER_ADDR is not set; "
                 "export it, for example the first host of the job."
             )
-        listening = env.get("WIDESTEP_LISTEN")
+        restarts = "TORCHELASTIC_RESTART_COUNT" if launcher == "torchrun" else "SLURM_RESTART_COUNT"
         return Launch(
-            launcher="widestep" if listening is not None else launcher,
-            process=int(env[process]),
+            launcher,
+            process=number,
             num_processes=num_processes,
-            local_process=int(env.get(local, "0")),
+            local_process=_number(env, local, launcher, "0"),
             address=address,
-            port=int(env.get("MASTER_PORT", _port_of_job(env))),
-            listen_descriptor=int(listening) if listening else None,
+            port=_number(env, "MASTER_PORT", launcher, _port_of_job(env)),
+            attempt=_number(env, restarts, launcher, "0"),
+            one_host=one_host,
+            has_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
     return None
+
+
+def _number(env: Mapping[str, str], name: str, launcher: str, usual: str = "") -> int:
+    text = env.get(name, usual)
+    if not text.isdecimal():
+        raise EnvironmentFault(f"{launcher} sets {name} to a whole number. It is {text!r}; start the job by a launcher.")
+    return int(text)
 
 
 def attached_environment() -> dict[str, str]:
@@ -94,31 +131,58 @@ def attached_environment() -> dict[str, str]:
     return {_PARENT: str(os.getpid())}
 
 
-def child_environment(process: int, num_processes: int, port: int, listen_descriptor: int) -> dict[str, str]:
-    """Return the variables with which our own launcher starts a process on this host."""
-    return {
-        "RANK": str(process),
-        "WORLD_SIZE": str(num_processes),
-        "LOCAL_RANK": str(process),
-        "LOCAL_WORLD_SIZE": str(num_processes),
-        "MASTER_ADDR": _LOOPBACK,
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "WIDESTEP_LISTEN": str(listen_descriptor) if process == 0 else "",
-        **attached_environment(),
-    }
+def choose_interface(launch: Launch) -> None:
+    """Let the processes of a job talk over one interface, unless the user names it in GLOO_SOCKET_IFNAME.
+
+    On one host that is the loopback interface, on several the one by which process 0 is reached. Left alone, gloo takes the
+    address that the host's own name stands for, which on many systems is a loopback address that no other host can reach.
+    """
+    if launch.one_host:
+        if launch.is_ours or _INTERFACE not in os.environ:
+            os.environ[_INTERFACE] = "lo"
+    elif _INTERFACE not in os.environ and (name := _interface_towards(launch.address, launch.port)):
+        os.environ[_INTERFACE] = name
+
+
+def _interface_towards(address: str, port: int) -> str | None:
+    """Return the network interface whose address packets to another host carry, or None when it cannot be told."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, port))  # sends nothing
+            own = socket.inet_aton(probe.getsockname()[0])
+            for _, name in socket.if_nameindex():
+                with contextlib.suppress(OSError):  # an interface without an address
+                    request = struct.pack("256s", name.encode()[:15])
+                    if fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24] == own:
+                        return name
+    except OSError:
+        pass
+    return None
+
+
+def seconds_of_job(environment: Mapping[str, str] | None = None) -> float | None:
+    """Return how many seconds the scheduler leaves this job, or None when it does not say (SLURM does)."""
+    end = (os.environ if environment is None else environment).get("SLURM_JOB_END_TIME", "")
+    return float(end) - time.time() if end.isdecimal() else None
 
 
 def die_with_parent(environment: Mapping[str, str] | None = None) -> None:
-    """Ask the kernel to end this process when the one of ours that started it dies (Linux): no orphan goes on writing.
+    """Ask the kernel to end this process when the one that started it dies (Linux): no orphan goes on writing.
 
-    Does nothing in a process that none of ours started.
+    One of ours is killed. Processes of torchrun are asked to save and stop: its agent dies of some signals, such as the
+    SIGUSR1 by which SLURM announces the end of a job, without a word to them. Other launchers see to it themselves.
     """
-    parent = (os.environ if environment is None else environment).get(_PARENT)
-    if parent is None:
-        return
+    env = os.environ if environment is None else environment
+    if (parent := env.get(_PARENT)) is not None:
+        die_with(int(parent))
+    elif "TORCHELASTIC_RUN_ID" in env:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent, the process `parent`, dies (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before we asked
+    if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
 
 

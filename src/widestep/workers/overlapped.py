@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from widestep.workers.blocks import BatchOf, Block, ForwardPass
-from widestep.workers.engine import GradientEngine, StepGradients
+from widestep.workers.engine import GradientEngine, StepGradients, Wishes
 from widestep.workers.placement import Placement
 from widestep.workers.world import World
 
@@ -38,9 +38,9 @@ class OverlappedEngine(GradientEngine):
     """
 
     def __init__(
-        self, forward: ForwardPass, world: World, *, compression: str = "none", stop_requested: Callable[[], bool]
+        self, forward: ForwardPass, world: World, *, compression: str = "none", wishes: Callable[[], Wishes] = Wishes
     ) -> None:
-        super().__init__(forward, world, stop_requested=stop_requested)
+        super().__init__(forward, world, wishes=wishes)
         self._loss_of: nn.Module = _LossOf(forward, self._parameters)
         if world.num_processes > 1:
             self._loss_of = DistributedDataParallel(self._loss_of, gradient_as_bucket_view=True, process_group=world.group)
@@ -53,15 +53,15 @@ class OverlappedEngine(GradientEngine):
         blocks = (part for block in mine for part in batch_of(placement.workers(block)))
         with self._forward.of_one_step():
             sums = self._backward(blocks, num_images, centre)
-        stopping = self._stop_requested()
+        wishes = self.wishes()
         if self.world.num_processes > 1:
-            sums[:, -1] = float(stopping)
+            sums[:, -len(wishes) :] = sums.new_tensor(wishes)
             sums = self.world.summed_in_any_order(sums)
-            stopping = bool(sums[0, -1] > 0)
+            wishes = Wishes(*(sums[0, -len(wishes) :] > 0).tolist())
         held = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         gradients = torch.cat([gradient.reshape(self.model.num_slots, -1) for gradient in held], dim=1)
         gradients *= self.world.num_processes  # torch averages over processes
-        return self._found(gradients, sums, num_images, placement, centre, stopping)
+        return self._found(gradients, sums, num_images, placement, centre, wishes)
 
     def _backward(self, blocks: Iterator[Block], num_images: int, centre: Tensor) -> Tensor:
         """Accumulate the gradients of all blocks, exchanged during the last backward pass; return the other sums."""
@@ -72,6 +72,7 @@ class OverlappedEngine(GradientEngine):
         sums = torch.zeros(self.model.num_slots, sum(self._widths[1:]), device=self._device)
         block = next(blocks, None)  # a process without images takes part in the exchange all the same
         while True:
+            self.world.pulse.beat("computing")
             following = next(blocks, None)
             with nullcontext() if following is None else self._keeping(), self.model.explaining("be differentiated"):
                 losses = self._loss_of(block)

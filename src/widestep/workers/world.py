@@ -1,11 +1,12 @@
 """The physical processes of a job and what they tell one another; nothing here knows about workers or models.
 
-Only this module, `reduce` and `overlapped` use torch.distributed. Nothing is pickled: tensors and JSON text are sent.
+Only this module, `meeting`, `reduce` and `overlapped` use torch.distributed. They send tensors and JSON, never code.
 """
 
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,11 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from widestep.errors import EnvironmentFault, WidestepError, WorkerLost
+from widestep.errors import WidestepError, WorkerLost
 from widestep.workers.launched import Launch
+from widestep.workers.meeting import meet, silent
+from widestep.workers.pulse import Pulse
 
 Value = TypeVar("Value")
-_PATIENCE = timedelta(minutes=10)
+_LONG_SECONDS = 600.0
 
 
 class AgreedFailure(WidestepError):
@@ -37,7 +40,14 @@ class World:
     Parameters
     ----------
     launch
-        This process's place, or None for a job of one process, which needs no communication at all.
+        This process's place; a job of one process needs no communication at all.
+    pulse
+        Where this process shows that it is alive.
+    patience
+        How many seconds processes wait for one another once they have met. Our own launcher knows better, and ends the one
+        that hangs.
+    join_patience
+        How many seconds they wait for one another at the start.
 
     Attributes
     ----------
@@ -46,43 +56,29 @@ class World:
         `meet_on`).
     group
         torch's group of processes that exchanges them; None for its default one, which goes through the processors.
+    seconds_in_contact
+        How long this process has exchanged numbers with others, or waited for them.
     """
 
-    def __init__(self, launch: Launch | None = None) -> None:
-        self.process = launch.process if launch else 0
-        self.num_processes = launch.num_processes if launch else 1
-        self.local_process = launch.local_process if launch else 0
+    def __init__(
+        self,
+        launch: Launch | None = None,
+        pulse: Pulse | None = None,
+        *,
+        patience: float = 300.0,
+        join_patience: float = 300.0,
+    ) -> None:
+        self.launch = launch or Launch("nobody")
+        self.pulse = pulse or Pulse()
+        self.process = self.launch.process
+        self.num_processes = self.launch.num_processes
+        self.local_process = self.launch.local_process
         self.wire = torch.device("cpu")
         self.group: Any = None
+        self.seconds_in_contact = 0.0
         self._scratch: dict[str, Tensor] = {}
-        if launch is not None and launch.num_processes > 1:
-            self._join(launch)
-
-    def _join(self, launch: Launch) -> None:
-        job: dict[str, Any] = {
-            "rank": launch.process,
-            "world_size": launch.num_processes,
-            "timeout": _PATIENCE,
-        }
-        try:
-            if launch.launcher == "widestep":
-                job["store"] = dist.TCPStore(  # type: ignore[attr-defined]
-                    launch.address,
-                    launch.port,
-                    launch.num_processes,
-                    is_master=launch.process == 0,
-                    master_listen_fd=launch.listen_descriptor,
-                )
-            elif launch.launcher == "torchrun":  # its agent holds the store
-                job["init_method"] = "env://"
-            else:
-                job["init_method"] = f"tcp://{launch.address}:{launch.port}"
-            dist.init_process_group("gloo", **job)
-        except (RuntimeError, ValueError) as error:
-            raise EnvironmentFault(
-                f"All {launch.num_processes} processes must meet at {launch.address}:{launch.port}. Process "
-                f"{launch.process} could not: {str(error).splitlines()[0]}. Check that all were started and can reach it."
-            ) from error
+        self._patience = timedelta(seconds=max(_LONG_SECONDS, 4 * patience) if self.launch.is_ours else patience)
+        self._store = meet(self.launch, self._patience, join_patience) if self.num_processes > 1 else None
 
     def meet_on(self, device: torch.device) -> None:
         """Exchange sums of gradients from GPU to GPU from now on, by NCCL, if every process computes on one of its own.
@@ -99,7 +95,7 @@ class World:
             gpus[self.process] = 1 + number  # below 2**49: exact; 0 is a process without a GPU
         found = self.merged(gpus).tolist()
         if all(found) and len(set(found)) == self.num_processes and dist.is_nccl_available():
-            self.group, self.wire = dist.new_group(backend="nccl", timeout=_PATIENCE), device
+            self.group, self.wire = dist.new_group(backend="nccl", timeout=self._patience), device
 
     @property
     def is_first(self) -> bool:
@@ -184,14 +180,18 @@ class World:
         WorkerLost
             When another process ended or does not answer.
         """
+        before, began = self.pulse.meet(), time.monotonic()
         try:
             yield
         except RuntimeError as error:
             cause = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]
+            who = "" if self.launch.is_ours else silent(self._store, self.launch)
             raise WorkerLost(
-                f"All {self.num_processes} processes of a job must live. Process {self.process} lost another one ({cause}); "
-                "see what that one said."
+                f"All {self.num_processes} processes of a job must live. Process {self.process} lost {who or 'another one'} "
+                f"at step {self.pulse.step:,} ({cause}); see what that one said."
             ) from error
+        self.seconds_in_contact += time.monotonic() - began
+        self.pulse.beat(before)
 
     def close(self) -> None:
         """Leave the job."""

@@ -235,7 +235,7 @@ def test_nothing_is_overwritten(packed, tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from widestep.files import DirectoryLock
+from widestep.locks import DirectoryLock
 with DirectoryLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,8 +1,9 @@
 """Looks at every image of a data set: is it there, does all of it decode, how large is it?"""
 
 import hashlib
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class CheckReport:
         Sound images that only Pillow decodes, which is slower.
     content
         SHA-256 over label and SHA-256 of the bytes of every image in order; None when it was not asked for.
+    digests
+        SHA-256 of the bytes of every image, by id (of one that cannot be read, of no bytes); empty when not asked for.
     """
 
     num_bytes: NDArray[np.int64]
@@ -50,6 +53,7 @@ class CheckReport:
     num_slow: int
     damaged: list[Damage]
     content: str | None
+    digests: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,50 @@ def check(store: ImageStore, num_threads: int, *, hashed: bool, progress: Callab
         num_slow=sum(one.is_slow for one in sound),
         damaged=damaged,
         content=digest.hexdigest() if hashed else None,
+        digests=[one.digest for one in seen] if hashed else [],
+    )
+
+
+def equal_names(store: ImageStore) -> list[tuple[str, str]]:
+    """Return pairs of images whose names differ by letter case or accents' encoding alone.
+
+    Mostly they are one image twice; on other file systems one would overwrite the other.
+    """
+    first: dict[str, int] = {}
+    pairs = []
+    for image in range(len(store.labels)):
+        name = store.name(image)
+        known = first.setdefault(unicodedata.normalize("NFC", name.casefold()), image)
+        if known != image:
+            pairs.append((store.name(known), name))
+    return pairs
+
+
+@dataclass(frozen=True)
+class EqualImages:
+    """Images that are byte for byte an earlier one.
+
+    Parameters
+    ----------
+    pairs
+        Ids of the earlier image and of its copy.
+    num_relabelled, num_across
+        How many of the copies have another label, and how many validate while the earlier image trains.
+    """
+
+    pairs: list[tuple[int, int]]
+    num_relabelled: int
+    num_across: int
+
+
+def equal_images(store: ImageStore, digests: Sequence[bytes]) -> EqualImages:
+    """Find images that are in a data set more than once."""
+    first: dict[bytes, int] = {}
+    pairs = [(known, image) for image, one in enumerate(digests) if (known := first.setdefault(one, image)) != image]
+    return EqualImages(
+        pairs,
+        sum(bool(store.labels[one] != store.labels[other]) for one, other in pairs),
+        sum(one < store.num_train <= other for one, other in pairs),
     )
 
 
@@ -110,7 +158,7 @@ def _see(store: ImageStore, image: int, hashed: bool) -> _Seen:
     try:
         stored = store.read(image)
     except DataError as error:
-        return _Seen(reason=str(error))
+        return _Seen(reason=str(error), digest=hashlib.sha256().digest() if hashed else b"")
     content = stored if isinstance(stored, bytes) else stored.tobytes()
     digest = hashlib.sha256(content).digest() if hashed else b""
     try:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from widestep.data.stores.index_cache import SMALLEST, Arrays, load_index, packed_text, save_index, unpacked_text
 from widestep.data.stores.layout import FileList, FolderLayout, class_names, scan_folder, split_directories
+from widestep.data.stores.store import unreadable
 from widestep.errors import DataError
 
 _SETTLED_NS = 2_000_000_000
@@ -36,10 +37,7 @@ class FolderStore:
             with open(path, "rb", buffering=0) as file:
                 return file.readall()
         except OSError as error:
-            raise DataError(
-                f"Every image must be readable. {path!r} is not ({error.strerror}): "
-                "restore the file or correct its permissions."
-            ) from error
+            raise unreadable("image", path, error) from error
 
     def name(self, image: int) -> str:
         """Return the path of an image."""

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,13 +70,20 @@ class FolderLayout:
     fingerprint: str
 
 
-def scan_folder(path: str | os.PathLike[str]) -> FolderLayout:
+def scan_folder(path: str | os.PathLike[str], problems: list[tuple[str, str]] | None = None) -> FolderLayout:
     """List a data set of folders.
 
     Images are the files directly inside a class folder that end in .jpg, .jpeg, .png, .webp or .bmp in any case.
     Hidden files and folders, other files, and folders inside a class folder are passed over. Links are followed, but
-    nothing below a class folder is entered, so that a link to a folder above cannot loop. A class of `train` may be
-    missing from `val`. Takes seconds and some 200 MB for the 1.3 million files of ImageNet on a local disk.
+    nothing below a class folder is entered, and links to a folder above or to another image of the class are passed
+    over: each file counts once. A class of `train` may be missing from `val`. Takes seconds and some 200 MB for the 1.3
+    million files of ImageNet on a local disk.
+
+    Parameters
+    ----------
+    problems
+        Takes the folders that cannot be trained on and why, so that all can be listed at once: class folders without
+        images, and classes of `val` that are not in `train`, whose images are left out. None: they are an error.
 
     Raises
     ------
@@ -96,14 +104,17 @@ def scan_folder(path: str | os.PathLike[str]) -> FolderLayout:
         )
     val_classes = class_names(val_directory)
     strangers = sorted(set(val_classes) - set(classes))
-    if strangers:
+    if strangers and problems is not None:
+        problems += [(str(val_directory / name), "there is no such class to train on") for name in strangers]
+    elif strangers:
         raise DataError(
             f"Every class to validate on must also be trained on. In {str(val_directory)!r} but not in "
             f"{str(train_directory)!r}: {_few(strangers)}. Add training images or remove the folder."
         )
     digest = hashlib.sha256()
-    train = _list_images(train_directory, classes, classes, b"train", digest)
-    val = _list_images(val_directory, classes, val_classes, b"val", digest)
+    train = _list_images(train_directory, classes, classes, b"train", digest, problems)
+    known = tuple(name for name in val_classes if name in set(classes))
+    val = _list_images(val_directory, classes, known, b"val", digest, problems)
     return FolderLayout(root, classes, train, val, digest.hexdigest())
 
 
@@ -129,9 +140,9 @@ def _split_directory(root: Path, *names: str) -> Path:
 
 def _instead(root: Path) -> str:
     """Say what a folder holds where class folders or splits were looked for, and which form of data set that may be."""
-    entries = sorted((name, is_folder) for name, _, is_folder in _entries(root))
-    folders = [name for name, is_folder in entries if is_folder]
-    files = [name for name, is_folder in entries if not is_folder]
+    entries = sorted(_entries(root))
+    folders = [entry.name for entry in entries if entry.is_folder]
+    files = [entry.name for entry in entries if not entry.is_folder]
     for form, suffix in (("parquet", ".parquet"), ("tar", ".tar")):
         if any(name.endswith(suffix) for name in files):
             return f", but {suffix} files (perhaps you meant {form}:{root})"
@@ -145,7 +156,7 @@ def _instead(root: Path) -> str:
 
 def class_names(directory: Path) -> tuple[str, ...]:
     """Return the names of the class folders in a split's folder, sorted; raises DataError when there are none."""
-    names = tuple(sorted(name for name, _, is_folder in _entries(directory) if is_folder))
+    names = tuple(sorted(entry.name for entry in _entries(directory) if entry.is_folder))
     if not names:
         raise DataError(
             f"{str(directory)!r} must hold one folder a class, for example {directory.name}/cat/1.jpg. "
@@ -155,7 +166,7 @@ def class_names(directory: Path) -> tuple[str, ...]:
 
 
 def _files_instead(directory: Path) -> str:
-    files = sorted(name for name, _, _ in _entries(directory))
+    files = sorted(entry.name for entry in _entries(directory))
     if not files:
         return " and no files"
     known = ", as ImageNet's validation images come; their classes are in its development kit"
@@ -163,20 +174,23 @@ def _files_instead(directory: Path) -> str:
 
 
 def _list_images(
-    directory: Path, classes: tuple[str, ...], present: tuple[str, ...], split: bytes, digest: "hashlib._Hash"
+    directory: Path,
+    classes: tuple[str, ...],
+    present: tuple[str, ...],
+    split: bytes,
+    digest: "hashlib._Hash",
+    problems: list[tuple[str, str]] | None,
 ) -> FileList:
     """List the images of the classes present in one split and add them to the fingerprint."""
     label_of = {name: label for label, name in enumerate(classes)}
     names: list[str] = []
     counts = np.zeros(len(classes), dtype=np.int64)
     for class_name in present:
-        images = sorted(
-            (name, size) for name, size, is_folder in _entries(directory / class_name, SUFFIXES) if not is_folder
-        )
+        images = _each_once([entry for entry in _entries(directory / class_name, SUFFIXES) if not entry.is_folder])
         prefix = split + b"/" + os.fsencode(class_name) + b"/"
-        for name, size in images:
-            digest.update(prefix + os.fsencode(name) + b"\0%d\n" % size)
-        names.extend(name for name, _ in images)
+        for image in images:
+            digest.update(prefix + os.fsencode(image.name) + b"\0%d\n" % image.size)
+        names.extend(image.name for image in images)
         counts[label_of[class_name]] = len(images)
     empty = [name for name in present if counts[label_of[name]] == 0]
     if len(empty) == len(present):
@@ -184,7 +198,9 @@ def _list_images(
             f"{str(directory)!r} must hold images. None of its class folders has a file that ends in "
             f"{', '.join(sorted(SUFFIXES))} directly inside it: check the path."
         )
-    if empty:
+    if empty and problems is not None:
+        problems += [(str(directory / name), "this class folder has no image directly inside it") for name in empty]
+    elif empty:
         raise DataError(
             f"Every class folder must have at least one image directly inside it. Without one in {str(directory)!r}: "
             f"{_few(empty)}. Add images or remove the folder."
@@ -192,8 +208,29 @@ def _list_images(
     return FileList(directory, classes, tuple(names), np.repeat(np.arange(len(classes)), counts))
 
 
-def _entries(directory: Path, suffixes: frozenset[str] | None = None) -> Iterator[tuple[str, int, bool]]:
-    """Yield (name, size in bytes, is it a folder) of what is in a directory, hidden things and other suffixes left out."""
+class _Entry(NamedTuple):
+    """Something in a directory; `identity` is the same for links to the same file."""
+
+    name: str
+    size: int
+    is_folder: bool
+    is_link: bool
+    identity: tuple[int, int]
+
+
+def _each_once(images: list[_Entry]) -> list[_Entry]:
+    """Return the images of a class by name, without links to others of them."""
+    images.sort()
+    if not any(image.is_link for image in images):
+        return images
+    first = {
+        image.identity: image.name for image in sorted(images, key=lambda image: (image.is_link, image.name), reverse=True)
+    }
+    return [image for image in images if not image.is_link or first[image.identity] == image.name]
+
+
+def _entries(directory: Path, suffixes: frozenset[str] | None = None) -> Iterator[_Entry]:
+    """Yield what is in a directory; hidden things, other suffixes, pipes and links to the folders above are left out."""
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -203,12 +240,20 @@ def _entries(directory: Path, suffixes: frozenset[str] | None = None) -> Iterato
                 if suffixes is not None and os.path.splitext(name)[1].lower() not in suffixes:
                     continue
                 status = entry.stat()
-                yield name, status.st_size, S_ISDIR(status.st_mode)
+                is_folder, is_link = S_ISDIR(status.st_mode), entry.is_symlink()
+                if (is_folder and is_link and _is_above(entry.path)) or not (is_folder or S_ISREG(status.st_mode)):
+                    continue
+                yield _Entry(name, status.st_size, is_folder, is_link, (status.st_dev, status.st_ino))
     except OSError as error:
         raise DataError(
             f"Everything in a data set must be readable. {error.filename or str(directory)!r} is not "
             f"({error.strerror}): repair the link or the permissions, or remove it."
         ) from error
+
+
+def _is_above(link: str) -> bool:
+    """Say whether a link leads to a directory that it lies in."""
+    return Path(os.path.realpath(os.path.dirname(link))).is_relative_to(os.path.realpath(link))
 
 
 def _few(names: list[str]) -> str:

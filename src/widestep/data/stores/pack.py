@@ -31,7 +31,6 @@ from widestep.data.stores.packed_store import ARRAYS, INDEX, UNFINISHED, PackedF
 from widestep.data.stores.store import ImageStore
 from widestep.errors import DataError, UsageError
 from widestep.files import (
-    DirectoryLock,
     LineFile,
     explained,
     read_json_lines,
@@ -40,6 +39,7 @@ from widestep.files import (
     write_atomically,
     write_json,
 )
+from widestep.locks import LOCK, DirectoryLock, is_lock
 
 SHARD_BYTES = 256 << 20
 _AHEAD_PER_THREAD = 8
@@ -144,7 +144,9 @@ def pack(
             for split, first, count in (("train", 0, store.num_train), ("val", store.num_train, store.num_val)):
                 own = [shard for shard in done if shard.file.startswith(split)]
                 start = first + sum(len(shard.sizes) for shard in own)
-                images = _in_order(threads, num_threads, lambda n: _packed(store, n, options), range(start, first + count))
+                images = _in_order(
+                    threads, num_threads, lambda n: _packed(spec, store, n, options), range(start, first + count)
+                )
                 for shard in _shards(out, split, len(own), images, progress):
                     journal.append(json.dumps(asdict(shard)))
                     journal.sync()
@@ -152,7 +154,7 @@ def pack(
         done.sort(key=lambda shard: (shard.file.startswith("val"), shard.file))
         index = _finish(out, store, spec, options, done, request)
         (out / UNFINISHED).unlink()
-        (out / ".lock").unlink()
+        (out / LOCK).unlink()
     num_bytes = sum(shard.size for shard in done)
     return PackSummary(len(store.labels), num_bytes, num_found, time.monotonic() - began, index.fingerprint)
 
@@ -165,7 +167,7 @@ def _check_place(out: Path) -> None:
         )
     if not out.exists() or (out / UNFINISHED).exists():
         return
-    if not out.is_dir() or any(path.name != ".lock" for path in out.iterdir()):
+    if not out.is_dir() or any(not is_lock(path.name) for path in out.iterdir()):
         raise UsageError(
             f"A packed data set needs a directory of its own. {str(out)!r} holds something else: choose another."
         )
@@ -210,14 +212,15 @@ def _in_order(
             future.cancel()
 
 
-def _packed(store: ImageStore, image: int, options: PackOptions) -> _Packed:
-    stored = store.read(image)
+def _packed(spec: str, store: ImageStore, image: int, options: PackOptions) -> _Packed:
+    with explaining(store, image, spec):
+        stored = store.read(image)
     file = stored if isinstance(stored, bytes) and options.stored == "jpeg" else None
     if options.short_side is None and file is not None:
         return _Packed(file, 0, 0)
     if options.short_side is None and options.stored == "jpeg":
         raise UsageError("Pixels have no file to be kept as it is. Choose --store raw, or a --short-side in pixels.")
-    with explaining(store, image):
+    with explaining(store, image, spec):
         picture = open_picture(stored)
         pixels = picture.decode()
     height, width = pixels.shape[:2]

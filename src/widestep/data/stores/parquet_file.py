@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from widestep.data.stores.parquet_footer import null_counts
 from widestep.errors import DataError, UsageError
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "image_bytes", "picture", "photo")
@@ -72,6 +73,8 @@ class ParquetImages:
     def __init__(self, path: Path, row_groups: RowGroups) -> None:
         self.path, self._row_groups, self._decoding = path, row_groups, Lock()
         pyarrow, parquet = import_pyarrow()
+        if not path.is_file():
+            raise self.fault("it is no regular file; remove or restore it")
         try:
             self.footer = parquet.read_metadata(path)
             self.schema = self.footer.schema.to_arrow_schema()
@@ -157,12 +160,15 @@ class ParquetImages:
 
     def check_nulls(self) -> None:
         """Raise DataError for a missing image where the footer's statistics tell of one."""
-        for group in range(self.footer.num_row_groups):
-            columns = [self.footer.row_group(group).column(leaf) for leaf in range(self.footer.num_columns)]
-            for statistics in (about.statistics for about in columns if about.path_in_schema == self.columns.image_path):
-                if statistics is not None and statistics.has_null_count and statistics.null_count:
-                    for row in range(self.first_rows[group], self.first_rows[group + 1]):
-                        self.read(row)
+        image_path = self.columns.image_path
+        try:
+            told = [found.group for found in null_counts(self.path) if found.num_missing and found.column == image_path]
+        except (OSError, ValueError) as error:
+            raise self.fault(f"its footer cannot be read ({_first_line(error)}); copy the file again") from error
+        for group in told:
+            if group < self.footer.num_row_groups:
+                for row in range(self.first_rows[group], self.first_rows[group + 1]):
+                    self.read(row)
 
     def read(self, row: int) -> bytes:
         """Return the image in a row; raises DataError when it is missing or cannot be read."""

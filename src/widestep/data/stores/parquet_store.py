@@ -87,11 +87,14 @@ def open_parquet(path: str | os.PathLike[str]) -> ParquetStore:
         )
     train, val = _split_files(root)
     row_groups = RowGroups(KEPT_BYTES)
-    store = ParquetStore([ParquetImages(each, row_groups) for each in [*train, *val]], len(train))
-    for count, paths in ((store.num_train, train), (store.num_val, val)):
-        if not count:
-            raise DataError(f"Both splits must hold images. {str(paths[0])!r} and what belongs to it has no rows: check it.")
-    return store
+    files = [ParquetImages(each, row_groups) for each in [*train, *val]]
+    for split in (files[: len(train)], files[len(train) :]):
+        if not any(file.footer.num_rows for file in split):
+            raise DataError(
+                f"Both splits must hold images of at least two classes. {str(split[0].path)!r} and what belongs to it has "
+                "no rows: check it."
+            )
+    return ParquetStore(files, len(train))
 
 
 def _split_files(root: Path) -> tuple[list[Path], list[Path]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
+from widestep.data.stores.store import unreadable
 from widestep.errors import DataError
 
 MAX_OPEN = 256
@@ -51,10 +52,7 @@ class ShardFiles:
                 done = sum(map(len, pieces))
                 pieces.append(os.pread(descriptor.number, size - done, offset + done))
         except OSError as error:
-            raise DataError(
-                f"Every file of a data set must be readable. {str(self.paths[file])!r} is not ({error.strerror}): "
-                "restore the file or correct its permissions."
-            ) from error
+            raise unreadable("file of a data set", self.paths[file], error) from error
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(data) != size:
             raise DataError(

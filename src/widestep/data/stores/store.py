@@ -3,13 +3,33 @@
 A store knows names, labels and bytes; it decodes nothing and does not import torch, because planning opens one too.
 """
 
+import errno
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from widestep.errors import DataError, EnvironmentFault
+
 Pixels = NDArray[np.uint8]
 """An image, uint8, shape (height, width, 3), red first."""
+
+
+_OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def unreadable(kind: str, path: str | Path, error: OSError) -> DataError | EnvironmentFault:
+    """Return the error for a file of a data set (an `image`, a `shard`) that cannot be read: its own, or the process's."""
+    if error.errno in _OF_THE_PROCESS:
+        return EnvironmentFault(
+            f"A process must be able to open the files of its data set. For {str(path)!r} it cannot ({error.strerror}): "
+            "raise the limit (ulimit -n), or use fewer --loader-threads."
+        )
+    return DataError(
+        f"Every {kind} must be readable. {str(path)!r} is not ({error.strerror}): restore the file or correct its "
+        "permissions."
+    )
 
 
 class ImageStore(Protocol):

@@ -9,8 +9,10 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
+from widestep.data.stores.store import unreadable
 from widestep.errors import DataError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -55,18 +57,17 @@ class Shard:
             file nor a folder, its name is absolute or leads out of the archive, or it is larger than the rest of the shard.
         """
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # nobody waits for a pipe
         except OSError as error:
-            raise DataError(
-                f"Every shard must be readable. {str(self.path)!r} is not ({error.strerror}): restore it."
-            ) from error
+            raise unreadable("shard", self.path, error) from error
         try:
-            self._size = os.fstat(self._descriptor).st_size
+            status = os.fstat(self._descriptor)
+            if not S_ISREG(status.st_mode):
+                raise self.fault(0, "it is no regular file")
+            self._size = status.st_size
             yield from self._walk()
         except OSError as error:
-            raise DataError(
-                f"Every shard must be readable. {str(self.path)!r} is not ({error.strerror}): restore it."
-            ) from error
+            raise unreadable("shard", self.path, error) from error
         finally:
             os.close(self._descriptor)
 

@@ -1,0 +1,179 @@
+"""Promise: kill -9 of any process at any moment, as often as you like; nobody has to do anything but start a dead command.
+
+The long form (`make chaos`) kills 200 times, and beside it does the same to torchrun and DistributedDataParallel.
+"""
+
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.processes
+LONG = os.environ.get("WIDESTEP_CHAOS") == "long"
+NUM_KILLS = 67 if LONG else 6
+PEER = Path(__file__).with_name("peer_program.py")
+
+
+def family(pid: int) -> list[int]:
+    """The living children of a process."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            fields = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if name.isdecimal() and fields[1] == str(pid) and fields[0] != "Z":
+            found.append(int(name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def wait(true: Any, seconds: float) -> float:
+    """Wait until something holds; return how long it took."""
+    began = time.monotonic()
+    while not true() and time.monotonic() - began < seconds:
+        time.sleep(0.003)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("processes", [1, 3, 4])
+def test_kills_at_random(job: Any, uninterrupted: Any, record: Any, processes: int) -> None:  # G1, G5, G8, G16
+    """Lives of random length; a fifth of the kills hits the launcher, the others any process of the job."""
+    rng = np.random.default_rng()
+    kills, launchers, recovered, orphans = 0, 0, [], 0
+    fields = {"epochs": f"{60 if LONG else 12}", "evaluate_every": "3ep"}
+    history = job.directory / "history.jsonl"
+    child = job.start(processes, **fields)
+    while child.poll() is None or child.returncode == -signal.SIGKILL:
+        if child.poll() is not None:
+            child = job.start(processes, **fields)
+        if kills >= NUM_KILLS:
+            break
+        of_launcher = rng.random() < 0.2
+        if not of_launcher:
+            wait(lambda child=child: family(child.pid) or child.poll() is not None, 30.0)
+        wait(lambda child=child: child.poll() is not None, float(rng.uniform(0.0, 3.0 if of_launcher else 1.0)))
+        members, events = family(child.pid), lines(history)
+        if child.poll() is not None or not (of_launcher or members):
+            continue
+        if of_launcher:
+            os.kill(child.pid, signal.SIGKILL)
+            child.communicate()
+            launchers += 1
+            wait(lambda members=members: not any(map(alive, members)), 1.0)
+            orphans += sum(map(alive, members))
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(rng.choice(members)), signal.SIGKILL)
+            took = wait(lambda events=events, child=child: lines(history) > events or child.poll() is not None, 30.0)
+            recovered.append(took)
+        kills += 1
+    _, stderr = child.communicate(timeout=300)
+    assert child.returncode == 0, stderr
+    expected = job.directory.with_name("expected")
+    name, job.directory = job.directory, expected
+    assert job.train(1, **fields).code == 0
+    uninterrupted.same(name, expected)
+    assert orphans == 0
+    assert not list(name.rglob("*.tmp"))
+    record(
+        f"kill -9 at random, {processes} process(es)",
+        kills=kills,
+        of_launchers=launchers,
+        equal=True,
+        seconds_to_training=_spread(recovered),
+    )
+
+
+def _spread(seconds: list[float]) -> dict[str, float] | None:
+    """Median and maximum."""
+    return {"median": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)} if seconds else None
+
+
+@pytest.mark.skipif(not LONG, reason="compares with torchrun in the long form: make chaos")
+def test_torchrun_and_ddp_beside(job: Any, record: Any, tmp_path: Path) -> None:
+    """A usual script under torchrun, of which one process is killed once: does it come back, when, and to which weights?"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone", "--max-restarts", "3"]
+    rng = np.random.default_rng()
+
+    def run(folder: Path, kill: int | None) -> float | None:
+        folder.mkdir()
+        child = subprocess.Popen(
+            [*command, str(PEER), str(folder), "400"],
+            env=job.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        job.children.append(child)
+        if kill is None:
+            child.wait(120)
+            return None
+        wait((folder / "progress").exists, 60)
+        time.sleep(float(rng.uniform(0, 0.5)))
+        starts = lines(folder / "starts")
+        os.kill(int((folder / f"pid{kill}").read_text()), signal.SIGKILL)
+        took = wait(lambda: lines(folder / "starts") > starts or child.poll() is not None, 40)
+        wait(lambda child=child: child.poll() is not None, 40)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        return took if (folder / "hash").exists() else None
+
+    run(tmp_path / "whole", None)
+    expected = (tmp_path / "whole/hash").read_text()
+    took, equal = [], 0
+    for number in range(8):
+        found = run(tmp_path / str(number), number % 3)
+        if found is not None:
+            took.append(found)
+            equal += (tmp_path / str(number) / "hash").read_text() == expected
+    record(
+        "torchrun and DistributedDataParallel, 3 processes, one killed",
+        kills=8,
+        recovered=len(took),
+        equal=equal,
+        seconds_to_training=_spread(took),
+    )
+
+
+@pytest.mark.parametrize("number", range(20 if LONG else 1))
+def test_other_processes_each_time(job: Any, uninterrupted: Any, record: Any, number: int) -> None:  # G16, row 46
+    """Interrupted at random steps, and gone on with on 1, then 3, 2 and 4 processes."""
+    rng = np.random.default_rng()
+    fields = {"epochs": "12", "evaluate_every": "3ep"}
+    for processes in rng.permutation([1, 3, 2, 4]).tolist():
+        child = job.start(processes, **fields)
+        until = lines(job.directory / "metrics.jsonl") + int(rng.integers(1, 30))
+        wait(
+            lambda child=child, until=until: lines(job.directory / "metrics.jsonl") >= until or child.poll() is not None, 60
+        )
+        if child.poll() is None:
+            os.kill(child.pid, int(rng.choice([signal.SIGKILL, signal.SIGTERM])))
+        child.communicate(timeout=60)
+    assert job.train(2, **fields).code == 0
+    expected = job.directory.with_name("expected")
+    name, job.directory = job.directory, expected
+    assert job.train(1, **fields).code == 0
+    uninterrupted.same(name, expected)
+    record("other processes each time (1, 2, 3, 4 in any order)", schedules=1, equal=True, number=number)
