@@ -18,7 +18,8 @@ from widestep.study.study import changed, parse, source_text
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "data.md"]
+DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md")]
+DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DOCS]
 
 # What takes too long here, and the test that executes it, or the same on a smaller scale.
 ELSEWHERE = {
@@ -37,6 +38,7 @@ ELSEWHERE = {
 }
 HERE = [
     "widestep lr --recipe poster --grid 40x6x128 --warmup 10ep --steps 0:5",
+    "widestep doctor --out runs",
     "widestep recipes list",
     "widestep recipes explain goyal2017",
     "widestep diff poster poster-as-run",
@@ -202,6 +204,14 @@ def test_make_runs_the_tests():
     assert needed == "$(VENV)/.dev"
     assert len(run) == 1
     assert run[0].startswith("python -m pytest -q")
+
+
+def test_make_runs_the_long_form_of_the_faults():
+    needed, run = target("chaos")
+    assert needed == "$(VENV)/.dev"
+    assert len(run) == 1
+    assert run[0].startswith("WIDESTEP_CHAOS=long ")
+    assert run[0].endswith(" tests/faults")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

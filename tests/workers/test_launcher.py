@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from widestep.errors import DataError, Stopped, StoreError, WidestepError, WorkerLost
+from widestep.errors import DataError, EnvironmentFault, Stopped, StoreError, WidestepError, WorkerLost
 from widestep.workers import launcher
 from widestep.workers.launched import Launch
 from widestep.workers.launcher import STOPPING, run_processes
@@ -91,6 +91,20 @@ def test_the_first_reason_is_told_and_nothing_is_tried_again(run: Any, said: lis
         run(body, 3)
     assert caught.value.exit_code == 3
     assert said == []
+
+
+def test_a_death_says_more_than_what_others_say_of_it(run: Any, said: list[str]) -> None:
+    """As while they meet, where the others can only tell that it does not work."""
+
+    def body(launch: Launch, pulse: Pulse) -> int:
+        if launch.attempt == 0 and launch.process == 1:
+            kill_itself(signal.SIGKILL)
+        if launch.attempt == 0:
+            raise EnvironmentFault("All 2 processes must meet.")
+        return 0
+
+    assert run(body, 2) == 0
+    assert said == ["restart    process 1 of 2 was ended by SIGKILL at step 0; going on from the last checkpoint"]
 
 
 def test_a_killed_process_is_started_again_with_all_others(run: Any, said: list[str], tmp_path: Path) -> None:  # row 1

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import torch
+
 from widestep.errors import Stopped, UsageError, WidestepError
 from widestep.files import write_json
 from widestep.plan.execution import Execution
@@ -18,7 +20,7 @@ from widestep.train.damaged import count_damaged
 from widestep.train.evaluate import Evaluation, evaluate
 from widestep.train.keeping import Keeper
 from widestep.train.normalisation import policy_after, show_statistics
-from widestep.train.outcome import reason_of_divergence, result_of
+from widestep.train.outcome import no_better_than_guessing, reason_of_divergence, result_of
 from widestep.train.saving import insist
 from widestep.train.session import Member, Session, open_session
 from widestep.train.state import POLICIES, TrainState
@@ -335,12 +337,16 @@ class _Loop:
         state.freeze()
         result = result_of(member, status, evaluation, time.monotonic() - self.began)
         self.results[state.slot] = result
+        labels = self.session.source.labels[torch.from_numpy(self.session.val_ids[state.slot])].cpu()
+        if status == "complete" and (doubt := no_better_than_guessing(evaluation, labels)) is not None:
+            self._note(doubt, member)
         if self.session.world.is_first:
             self.keeper.finish(member, result, [round(seconds, 3) for seconds in self.speeds.busy])
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, *concerned: Member) -> None:
+        """Tell whoever watches, once, and leave it in the logs of the runs concerned; of all that are live by default."""
         if self.session.world.is_first and text not in self.notes:
             self.notes.add(text)
             self.watcher.noted(text)
-            for member in self.live:
+            for member in concerned or self.live:
                 member.run.log(text)

@@ -1,6 +1,9 @@
 """What is said of a run that has ended."""
 
+import math
 import statistics
+
+from torch import Tensor
 
 from widestep.records.result import RunResult
 from widestep.train.evaluate import Evaluation
@@ -19,6 +22,28 @@ def reason_of_divergence(record: StepRecord, workers: range) -> str:
         f"{', a batch-norm statistic not finite' if found.finite else ''} at step {step} "
         f"(epoch {state.plan.position(step).epoch}) with rate {record.applied.lr:.6g}, first in {where}; "
         f"gradient norms before: {norms or 'none'}"
+    )
+
+
+def no_better_than_guessing(evaluation: Evaluation, labels: Tensor) -> str | None:
+    """Say so when a network names no more images correctly than one that always names the largest class.
+
+    That is what a rate beyond all bounds leaves behind when nothing becomes infinite on the way. The rule: correct images
+    are fewer than n p + 2.33 sqrt(n p (1 - p)), with p the share of the largest class among the n images, which guessing
+    reaches in one of a hundred runs.
+
+    Parameters
+    ----------
+    labels
+        Of the validation images, int64, shape (n,).
+    """
+    largest = int(labels.bincount().max()) / len(labels)
+    by_chance = len(labels) * largest
+    if evaluation.correct > by_chance + 2.33 * math.sqrt(by_chance * (1.0 - largest)):
+        return None
+    return (
+        f"the network has learnt nothing: {100 * evaluation.accuracy:.2f} % of the validation images are correct, naming "
+        f"always the largest class gives {100 * largest:.2f} %; perhaps the rate is too high"
     )
 
 

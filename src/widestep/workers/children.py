@@ -90,7 +90,8 @@ class Outcome:
         said = {child.process: child.last_words() for child in children}
         if all(child.code == 0 and said[child.process] for child in children):
             return cls(0)
-        for child in children:
+        died = any(child.failed and not said[child.process] and not child.ended_by_us for child in children)
+        for child in children if not died else ():  # what the others say of it is that they have lost it
             words = said[child.process]
             code = int(words.get("code", 0))
             if code not in (0, 1, WorkerLost.exit_code) and (words.get("sentence") or code == 4):
@@ -123,9 +124,10 @@ def _first_cause(
     """Find the process that failed by itself: those that were ended by us, or lost another, come last."""
 
     def rank(child: Child) -> int:
-        if said[child.process].get("code") == WorkerLost.exit_code:
-            return 2
-        return 3 if child.ended_by_us else 0
+        if child.ended_by_us:
+            return 4
+        code = said[child.process].get("code")
+        return {None: 0, 1: 1, WorkerLost.exit_code: 3}.get(code, 2)  # type: ignore[arg-type]
 
     child = min(children, key=rank)
     words = said[child.process]

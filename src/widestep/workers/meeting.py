@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from widestep.errors import EnvironmentFault
+from widestep.errors import EnvironmentFault, WidestepError, WorkerLost
 from widestep.workers.launched import Launch, choose_interface
 
 _TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]
@@ -38,6 +38,8 @@ def meet(launch: Launch, patience: timedelta, join_patience: float) -> Any:
     ------
     EnvironmentFault
         When they cannot meet; process 0 names those that have not come.
+    WorkerLost
+        The same under our own launcher, which has started all: one was lost since.
     """
     choose_interface(launch)
     deadline = time.monotonic() + join_patience
@@ -137,7 +139,7 @@ def _wait_for_all(store: Any, launch: Launch, join_patience: float, deadline: fl
         store.set(_ALL, words)
         with contextlib.suppress(RuntimeError):  # the store ends with this process: let those that came read it
             store.wait([f"heard/{process}" for process in range(1, launch.num_processes) if process not in missing], _MOMENT)
-        raise EnvironmentFault(words) from None
+        raise _failure(launch, words) from None
     store.set(_ALL, "")
 
 
@@ -153,7 +155,7 @@ def _wait_for_word(store: Any, launch: Launch, join_patience: float) -> None:
             f"nothing from process 0 at {launch.address}:{launch.port}."
         )
     if words:
-        raise EnvironmentFault(words)
+        raise _failure(launch, words)
 
 
 def _left(deadline: float) -> timedelta:
@@ -165,7 +167,12 @@ def _explained(launch: Launch) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise EnvironmentFault(
+        raise _failure(
+            launch,
             f"All {launch.num_processes} processes must meet at {launch.address}:{launch.port}. Process {launch.process} "
-            f"could not: {str(error).splitlines()[0]}. Check that all were started and can reach it."
+            f"could not: {str(error).splitlines()[0]}. Check that all were started and can reach it.",
         ) from error
+
+
+def _failure(launch: Launch, words: str) -> WidestepError:
+    return WorkerLost(words) if launch.is_ours else EnvironmentFault(words)

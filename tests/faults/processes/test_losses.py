@@ -1,5 +1,6 @@
 """A process is lost: it is named, all start again, and the bytes are those of a run that nothing happened to."""
 
+import os
 import signal
 from typing import Any
 
@@ -87,12 +88,14 @@ def test_the_launcher_is_killed(job: Any, uninterrupted: Any, until: Any) -> Non
     uninterrupted(job.directory)
 
 
+@pytest.mark.parametrize("repeat", range(7 if os.environ.get("WIDESTEP_CHAOS") == "long" else 1))
 @pytest.mark.parametrize("how", ["stop", "sleep", "hold the lock"])
-def test_a_process_that_hangs(job: Any, uninterrupted: Any, how: str) -> None:  # row 25
+def test_a_process_that_hangs(job: Any, uninterrupted: Any, record: Any, how: str, repeat: int) -> None:  # row 25, G6
     ended = job.fail_at(process=1, step=11, how=how).train(processes=2, hang_timeout="1.5s")
     assert ended.code == 0, ended.lines
     (told,) = ended.restarts
     assert told.startswith("process 1 of 2 showed no sign of life for 2 s while computing at step 11 (")
     where = {"stop": "(stopped by a signal)", "sleep": " in <lambda>)", "hold the lock": " in _hold_the_lock)"}[how]
     assert where in told
+    record("a process that hangs is named and replaced", times=1, how=how)
     uninterrupted(job.directory)

@@ -5,11 +5,14 @@ import signal
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.processes
 LONG = {"checkpoint_every": "600s"}
 """No save but that of the stop."""
+REPEATS = range(10 if os.environ.get("WIDESTEP_CHAOS") == "long" else 1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def stopped(job: Any, child: Any, *, reason: str) -> None:
@@ -36,18 +39,25 @@ def resumed(job: Any, uninterrupted: Any, processes: int = 1) -> None:
     uninterrupted(job.directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-def test_to_the_launcher(job: Any, uninterrupted: Any, number: int) -> None:  # rows 16, 17, 22
-    job.fail_at(process=0, step=14, how="signal the launcher", number=int(number))
+@pytest.mark.parametrize("repeat", REPEATS)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_to_the_launcher(job: Any, uninterrupted: Any, record: Any, number: int, repeat: int) -> None:  # rows 16, 17, 22; G7
+    step = int(np.random.default_rng().integers(1, 38))
+    job.fail_at(process=0, step=step, how="signal the launcher", number=int(number))
     stopped(job, job.start(processes=3, **LONG), reason=signal.Signals(number).name)
+    record("a signal to the launcher: saved at one step, exit 75", times=1)
     resumed(job, uninterrupted)
 
 
+@pytest.mark.parametrize("repeat", REPEATS)
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_to_one_process(job: Any, uninterrupted: Any, process: int, number: int) -> None:  # rows 17, 18
+def test_to_one_process(
+    job: Any, uninterrupted: Any, record: Any, process: int, number: int, repeat: int
+) -> None:  # rows 17, 18; G7
     """Nobody takes it for a failure: nothing is started again."""
     job.fail_at(process=process, step=14, how="signal", number=int(number))
+    record("a signal to one process: saved at one step, exit 75", times=1)
     reason = signal.Signals(number).name if process == 0 else "a signal to another process"
     stopped(job, job.start(processes=2, **LONG), reason=reason)
     resumed(job, uninterrupted)
