@@ -76,8 +76,8 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
     starts["statuses when cut off"] = [state.status for state in StudyStore.open(directory).states()]
 
     child = start()
-    under_way(child, 2)
-    shot = max(_workers(directory))
+    under_way(child, 1)
+    shot = max(filter(_alive, _workers(directory)))
     held = [path.name for path in (directory / "claims").glob("[!.]*") if json.loads(path.read_text())["process"] == shot]
     os.kill(shot, signal.SIGKILL)
     starts["shot"] = Ended(child.wait(60), child.stderr.read())

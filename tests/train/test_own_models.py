@@ -199,13 +199,13 @@ def test_a_model_that_is_not_reproducible_is_noted(
 ) -> None:
     name = written(UNREPEATED, name="unrepeated")
     assert train_one(tmp_path / "run", small(model=name, epochs="2st"), listening).status == "complete"
-    (note,) = listening.notes
+    note = listening.notes[0]
     assert note.startswith(f"the model {name} is not reproducible: ")
     assert "fc.bias differed" in note
     assert (tmp_path / "run/log.txt").read_text().count("is not reproducible") == 1
     listening.notes.clear()
     train_one(tmp_path / "sound", small(model=written(), epochs="2st", batchnorm_recompute="never"), listening)
-    assert listening.notes == []
+    assert not [note for note in listening.notes if "reproducible" in note]
 
 
 NO_FORM = """

@@ -29,9 +29,9 @@ class Board:
     def _tolerant(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the package takes no names that are not UTF-8
             self._writer = None
-            self.problem = f"no more TensorBoard events are written: {error.strerror or error}"
+            self.problem = f"no more TensorBoard events are written: {getattr(error, 'strerror', None) or error}"
 
     def step(self, step: int, lr: float, loss: float) -> None:
         """Add one step."""

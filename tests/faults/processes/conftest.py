@@ -57,7 +57,7 @@ class Job:
     def train(self, processes: int = 1, **changes: Any) -> "Ended":
         """Run the command to its end."""
         child = self.start(processes, **changes)
-        _, stderr = child.communicate(timeout=120)
+        _, stderr = child.communicate(timeout=900)
         return Ended(child.returncode, stderr.splitlines())
 
     @property

@@ -49,6 +49,15 @@ def lines(path: Path) -> int:
         return 0
 
 
+def starts(directory: Path) -> int:
+    """How often training has begun or gone on in a run directory."""
+    try:
+        text = (directory / "history.jsonl").read_bytes()
+    except OSError:
+        return 0
+    return text.count(b'"event": "resumed"') + text.count(b'"event": "started"')
+
+
 def wait(true: Any, seconds: float) -> float:
     """Wait until something holds; return how long it took."""
     began = time.monotonic()
@@ -63,7 +72,6 @@ def test_kills_at_random(job: Any, uninterrupted: Any, record: Any, processes: i
     rng = np.random.default_rng()
     kills, launchers, recovered, orphans = 0, 0, [], 0
     fields = {"epochs": "800", "evaluate_every": "25ep"} if LONG else {"epochs": "12", "evaluate_every": "3ep"}
-    history = job.directory / "history.jsonl"
     child = job.start(processes, **fields)
     while child.poll() is None or child.returncode == -signal.SIGKILL:
         if child.poll() is not None:
@@ -74,7 +82,7 @@ def test_kills_at_random(job: Any, uninterrupted: Any, record: Any, processes: i
         if not of_launcher:
             wait(lambda child=child: family(child.pid) or child.poll() is not None, 30.0)
         wait(lambda child=child: child.poll() is not None, float(rng.uniform(0.0, 3.0 if of_launcher else 1.0)))
-        members, events = family(child.pid), lines(history)
+        members, begun = family(child.pid), starts(job.directory)
         if child.poll() is not None or not (of_launcher or members):
             continue
         if of_launcher:
@@ -86,7 +94,7 @@ def test_kills_at_random(job: Any, uninterrupted: Any, record: Any, processes: i
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(rng.choice(members)), signal.SIGKILL)
-            took = wait(lambda events=events, child=child: lines(history) > events or child.poll() is not None, 30.0)
+            took = wait(lambda n=begun, child=child: starts(job.directory) > n or child.poll() is not None, 30.0)
             recovered.append(took)
         kills += 1
     _, stderr = child.communicate(timeout=300)
