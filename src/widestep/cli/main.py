@@ -43,14 +43,14 @@ app.command("widestep.cli.doctor:doctor", name="doctor", help="Say whether train
 app.command("widestep.cli.report:report", name="report", help="Make the page, figures and findings of a study or of runs.")
 
 study = App(name="study", help="Answer a question with many runs: plan, run, look, retry.")
-for name, purpose in (
-    ("run", "Run what is missing of a study, then report."),
-    ("plan", "Show trials, steps and predicted time; write nothing."),
-    ("status", "Show the state of every trial."),
-    ("retry", "Try failed trials again, and whatever else is left."),
-    ("work", "Join a study as one more worker process."),
+for module, name, purpose in (
+    ("study", "run", "Run what is missing of a study, then report."),
+    ("study_plan", "plan", "Show trials, steps and predicted time; write nothing."),
+    ("study_status", "status", "Show the state of every trial."),
+    ("study", "retry", "Try failed trials again, and whatever else is left."),
+    ("study", "work", "Join a study as one more worker process."),
 ):
-    study.command(f"widestep.cli.study:{name}", name=name, help=purpose)
+    study.command(f"widestep.cli.{module}:{name}", name=name, help=purpose)
 app.command(study)
 
 data = App(name="data", help="Look at a data set, pack it so that it loads fast, and see its order.")

@@ -1,23 +1,20 @@
-"""`widestep study`: plan, run, look at and retry the many runs of a question."""
+"""`widestep study run`, `retry` and `work`: the many runs of a question."""
 
-import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
 
 from widestep.cli.progress import ProgressView, duration, say
+from widestep.cli.study_status import exit_code_of, say_audit
+from widestep.cli.study_wanted import num_jobs_of, wanted_study
 from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
 from widestep.plan.plain import csv_text
 from widestep.plan.runplan import RunPlan
-from widestep.study import study as definition
-from widestep.study.audit import audit, planned, recipe_key
-from widestep.study.coincidence import Statement
-from widestep.study.crew import Crew, ProgressMeter, default_processes
+from widestep.study.audit import audit
+from widestep.study.crew import Crew, ProgressMeter
 from widestep.study.estimate import estimate, plans
-from widestep.study.store import StudyStore, TrialState
+from widestep.study.store import StudyStore
 from widestep.study.study import Study, Trial
-
-_MOST_SAID = 5
 
 
 def run(
@@ -51,113 +48,11 @@ def run(
     fields
         Recipe fields changed in every run, by name.
     """
-    directory, wanted = _resolve(study, out, seeds, fields)
-    num_jobs = _num_jobs(wanted, jobs)
+    directory, wanted = wanted_study(study, out, seeds, fields)
+    num_jobs = num_jobs_of(wanted, jobs)
     run_plans = plans(wanted.trials())
     _refuse_without_files(wanted)
     return _go_on(StudyStore.create(directory, wanted), run_plans, num_jobs, report)
-
-
-def plan(
-    study: str = "poster-digits",
-    *,
-    out: Path | None = None,
-    seeds: int | None = None,
-    jobs: int | None = None,
-    images_per_second: float | None = None,
-    json: bool = False,
-    **fields: str,
-) -> int:
-    """Show a study's trials, steps and predicted time; write nothing and start nothing.
-
-    For example:
-      widestep study plan poster-digits
-      widestep study plan poster --images-per-second 80000
-
-    Parameters
-    ----------
-    study
-        Name of a shipped study, or a TOML file.
-    out
-        Directory of the study, to see what is left of it.
-    seeds
-        Use only the first so many seeds.
-    jobs
-        Runs, or stacks of runs, at a time.
-    images_per_second
-        Training speed of one job, when you know it.
-    json
-        Print as JSON.
-    fields
-        Recipe fields changed in every run, by name.
-    """
-    store = StudyStore(*_resolve(study, out, seeds, fields))
-    num_jobs = _num_jobs(store.study, jobs)
-    run_plans = plans(store.trials)
-    audited = planned(store.study, run_plans)
-    missing = [state.trial for state in store.states() if not state.finished]
-    images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
-    predicted = estimate(store, images, num_jobs, images_per_second)
-    rows = _plan_rows(store, run_plans)
-    if json:
-        facts = {"study": store.study.name, "trials": len(store.trials), "to_run": len(missing), "jobs": num_jobs}
-        timing = {"images": images, "seconds": predicted.seconds, "basis": predicted.basis}
-        said = {"audit": [one.record() for one in audited]} if audited else {}
-        print(json_module.dumps(facts | timing | {"cells": rows} | said, indent=2))
-        return 0
-    print(f"{store.study.title}\n")
-    print(f"{'arm':<16} {'cell':<28} {'grid':>11} {'batch':>7} {'steps':>8} {'warmup':>7} {'peak rate':>9} {'trials':>7}")
-    for row in rows:
-        print(
-            f"{row['arm']:<16} {row['cell']:<28} {row['grid']:>11} {row['global_batch']:>7,} {row['steps']:>8,} "
-            f"{row['warmup_steps']:>7,} {row['peak_lr']:>9.4g} {row['trials']:>7}"
-        )
-    print()
-    for one in audited:
-        print(f"audit      {one.text}")
-    print(f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {len(missing)} to run")
-    print(f"images     {images:,} training images in all")
-    print(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
-    return 0
-
-
-def status(directory: Path = Path("studies/poster-digits"), *, json: bool = False) -> int:
-    """Show the state of every trial of a study, with reason and directory.
-
-    For example:
-      widestep study status studies/poster-digits
-      widestep study status studies/poster-digits --json
-
-    Parameters
-    ----------
-    directory
-        Directory of the study.
-    json
-        Print as JSON.
-    """
-    store = StudyStore.open(directory)
-    states, found = store.states(), audit(store).found
-    if json:
-        print(json_module.dumps([_row(state, found) for state in states], indent=2))
-    else:
-        for state in states:
-            accuracy = "" if state.val_accuracy is None else f"{100 * state.val_accuracy:.2f} %"
-            settings = ", ".join(f"{name}={value}" for name, value in state.trial.settings.items())
-            print(
-                f"{state.status:<9} {accuracy:>8} seed {state.trial.seed:<4} {state.trial.arm:<14} {settings:<24} "
-                f"{state.directory} {state.reason or ''}".rstrip()
-            )
-        counts = {status: sum(state.status == status for state in states) for status in {state.status for state in states}}
-        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    _say_audit(found)
-    return _verdict(store)
-
-
-def _row(state: TrialState, found: Sequence[Statement]) -> dict[str, object]:
-    """Return a trial's state, with what the audit found about its recipe where it found something."""
-    key = recipe_key(state.trial.recipe)
-    texts = [one.text for one in found if key in one.recipes]
-    return state.as_dict() | ({"audit": texts} if texts else {})
 
 
 def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None, report: bool = True) -> int:
@@ -176,7 +71,7 @@ def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None =
         Make the report at the end.
     """
     store = StudyStore.open(directory)
-    return _go_on(store, plans(store.trials), _num_jobs(store.study, jobs), report)
+    return _go_on(store, plans(store.trials), num_jobs_of(store.study, jobs), report)
 
 
 def work(directory: Path) -> int:
@@ -217,19 +112,6 @@ def work(directory: Path) -> int:
     return 0
 
 
-def _resolve(study: str, out: Path | None, seeds: int | None, fields: dict[str, str]) -> tuple[Path, Study]:
-    found = definition.parse(definition.source_text(study), f"study {study}", is_new=True)
-    settings = {name.lstrip("-").replace("-", "_"): value for name, value in fields.items()}
-    changed = definition.changed(found, seeds=seeds, settings=settings)
-    return out or Path("studies") / found.name, changed
-
-
-def _num_jobs(study: Study, jobs: int | None) -> int:
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"At least one run takes place at a time. --jobs is {jobs}; give 1 or more, or leave it out.")
-    return jobs or default_processes(max(c.recipe.threads for arm in study.arms for c in study.cells(arm)), study.device)
-
-
 def _refuse_without_files(study: Study) -> None:
     if any(cell.recipe.data == "imagenet" for arm in study.arms for cell in study.cells(arm)):
         raise UsageError(
@@ -266,26 +148,6 @@ def _work(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int) -> st
     return stopped.name if stopped else None
 
 
-def _plan_rows(store: StudyStore, run_plans: dict[str, RunPlan]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for arm in store.study.arms:
-        for cell in store.study.cells(arm):
-            run_plan = run_plans[cell.fingerprint(store.study.seeds[0])]
-            rows.append(
-                {
-                    "arm": arm,
-                    "cell": cell.label,
-                    "grid": str(cell.recipe.grid),
-                    "global_batch": cell.recipe.grid.global_batch,
-                    "steps": run_plan.total_steps,
-                    "warmup_steps": run_plan.schedule.warmup_steps,
-                    "peak_lr": cell.recipe.peak_lr,
-                    "trials": len(store.study.seeds),
-                }
-            )
-    return rows
-
-
 def _status_csv(store: StudyStore) -> str:
     rows = []
     for state in store.states():
@@ -312,23 +174,5 @@ def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
     for line in lines:
         print(line)
     if not lines:
-        _say_audit(audit(store).found)
-    return _verdict(store)
-
-
-def _say_audit(found: Sequence[Statement]) -> None:
-    for one in found[:_MOST_SAID]:
-        say(f"audit      {one.text}")
-    if len(found) > _MOST_SAID:
-        say(f"audit      and {len(found) - _MOST_SAID} more; the report has all")
-
-
-def _verdict(store: StudyStore) -> int:
-    states = store.states()
-    failed = [state for state in states if state.status == "failed"]
-    for state in failed[:_MOST_SAID]:
-        trial = state.trial
-        say(f"failed     {trial.arm} {trial.settings} seed {trial.seed}: {state.reason} ({state.directory})")
-    if failed:
-        return 1
-    return 0 if all(state.finished for state in states) else 75
+        say_audit(audit(store).found)
+    return exit_code_of(store)

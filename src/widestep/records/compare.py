@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from widestep.errors import StoreError
-from widestep.files import read_json_lines
+from widestep.lines import read_json_lines
 from widestep.records.run import Run
 
 _OF_METRICS = ("lr", "loss", "gradient_norm", "gain", "worker_gradient_norm")

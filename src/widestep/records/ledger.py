@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from widestep.errors import StoreError
-from widestep.files import read_json_lines
+from widestep.lines import read_json_lines
 
 WHOLE = ("images", "batchnorm_images", "gradient_scale", "image_ids")
 """What a record says of the whole step. Of a parameter group everything counts but its name and its numbers of things."""

@@ -14,16 +14,15 @@ from typing import Any
 
 from widestep.errors import DirectoryInUse, EnvironmentFault, StoreError, UsageError
 from widestep.files import (
-    LineFile,
     explained,
     is_leftover,
     make_directory,
     not_written,
-    read_json_lines,
     remove_leftovers,
     write_atomically,
     write_json,
 )
+from widestep.lines import LineFile, read_json_lines
 from widestep.locks import DirectoryLock, is_lock
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe, differences

@@ -10,6 +10,7 @@ from torch import Tensor
 from widestep.optim.build import applied
 from widestep.train.batches import Batches
 from widestep.train.evaluate import Evaluation
+from widestep.train.state import TrainState
 from widestep.train.step import StepRecord
 
 
@@ -57,6 +58,20 @@ def digests(record: StepRecord) -> dict[str, Any]:
         "gradients": _digests({name: parameter.grad for name, parameter in state.trained.items()}),
         "weights": _digests(state.parameters),
         "statistics": _digests({"batch-norm statistics": state.running}),
+    }
+
+
+def epoch_entry(state: TrainState, step: int, lr: float, found: Evaluation) -> dict[str, Any]:
+    """Return an evaluation's row of epochs.csv, with the mean loss of the training images since the one before."""
+    return {
+        "epoch": state.plan.epoch_after(step),
+        "step": step,
+        "lr": lr,
+        "train_loss": state.tally.epoch_loss / state.tally.epoch_images,
+        "val_loss": found.finite_loss,
+        "val_correct": found.correct,
+        "val_images": found.images,
+        "val_accuracy": found.accuracy,
     }
 
 

@@ -14,7 +14,7 @@ from widestep.plan.execution import Execution
 from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run
-from widestep.train.accounts import comparison_of_policies, digests, ledger_entry, metrics_entry
+from widestep.train.accounts import comparison_of_policies, digests, epoch_entry, ledger_entry, metrics_entry
 from widestep.train.census import Speeds, check_replicas
 from widestep.train.damaged import count_damaged
 from widestep.train.evaluate import Evaluation, evaluate
@@ -266,16 +266,7 @@ class _Loop:
                 state.keep_best()
             tally.accuracies.append(found.accuracy)
             member.evaluation = found
-            row = {
-                "epoch": state.plan.epoch_after(step),
-                "step": step,
-                "lr": member.last_lr,
-                "train_loss": tally.epoch_loss / tally.epoch_images,
-                "val_loss": found.finite_loss,
-                "val_correct": found.correct,
-                "val_images": found.images,
-                "val_accuracy": found.accuracy,
-            }
+            row = epoch_entry(state, step, member.last_lr, found)
             tally.epoch_loss, tally.epoch_images = 0.0, 0
             if self.session.world.is_first:
                 member.run.epoch(row)
@@ -337,9 +328,10 @@ class _Loop:
         state.freeze()
         result = result_of(member, status, evaluation, time.monotonic() - self.began)
         self.results[state.slot] = result
-        labels = self.session.source.labels[torch.from_numpy(self.session.val_ids[state.slot])].cpu()
-        if status == "complete" and (doubt := no_better_than_guessing(evaluation, labels)) is not None:
-            self._note(doubt, member)
+        if status == "complete":
+            labels = self.session.source.labels[torch.from_numpy(self.session.val_ids[state.slot])].cpu()
+            if (doubt := no_better_than_guessing(evaluation, labels)) is not None:
+                self._note(doubt, member)
         if self.session.world.is_first:
             self.keeper.finish(member, result, [round(seconds, 3) for seconds in self.speeds.busy])
 

@@ -31,14 +31,13 @@ from widestep.data.stores.packed_store import ARRAYS, INDEX, UNFINISHED, PackedF
 from widestep.data.stores.store import ImageStore
 from widestep.errors import DataError, UsageError
 from widestep.files import (
-    LineFile,
     explained,
-    read_json_lines,
     remove_leftovers,
     sync_directory,
     write_atomically,
     write_json,
 )
+from widestep.lines import LineFile, read_json_lines
 from widestep.locks import LOCK, DirectoryLock, is_lock
 
 SHARD_BYTES = 256 << 20
