@@ -98,9 +98,9 @@ def test_who_is_slow(measured: list[tuple[float, float]], blocks: tuple[int, ...
     world = Exchange(measured)
     speeds = Speeds(world)  # type: ignore[arg-type]
     mine = [seconds / 20 for seconds in measured[0]]
-    found = [sentence for _ in range(20) for sentence in speeds.count(*mine, blocks)]
+    found = [sentence for _ in range(20) for sentence in speeds.count(*mine, lambda: blocks)]
     assert world.exchanges == 1
     assert speeds.busy == pytest.approx([busy for busy, _ in measured])
     assert len(found) == (said is not None)
     assert said is None or found[0].startswith(said)
-    assert not [sentence for _ in range(20) for sentence in speeds.count(*mine, blocks)], "it is told once"
+    assert not [sentence for _ in range(20) for sentence in speeds.count(*mine, lambda: blocks)], "it is told once"

@@ -6,7 +6,7 @@ processes go on together, with different weights.
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class Speeds:
         self.busy = [0.0] * world.num_processes
         """Seconds that every process was busy by itself, in all steps that were exchanged so far."""
 
-    def count(self, seconds: float, waited: float, num_blocks: Sequence[int]) -> list[str]:
+    def count(self, seconds: float, waited: float, num_blocks: Callable[[], Sequence[int]]) -> list[str]:
         """Count a step; every twentieth time exchange them.
 
         Parameters
@@ -95,7 +95,7 @@ class Speeds:
         waited
             How long of these it waited for images.
         num_blocks
-            How many blocks of workers every process has.
+            Says how many blocks of workers every process has; asked only when they are compared.
 
         Returns
         -------
@@ -109,7 +109,7 @@ class Speeds:
         found = self._world.merged(held).tolist()
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
         self.busy = [before + now for before, (now, _) in zip(self.busy, found, strict=True)]
-        return self._slow(found, num_blocks)
+        return self._slow(found, num_blocks())
 
     def _slow(self, found: Sequence[Sequence[float]], num_blocks: Sequence[int]) -> list[str]:
         a_block = {process: found[process][0] / blocks for process, blocks in enumerate(num_blocks) if blocks}

@@ -191,9 +191,7 @@ class _Loop:
         self.longest_step = max(self.longest_step, seconds)
         waited, self.waited = session.batches.seconds_waiting - self.waited, session.batches.seconds_waiting
         exchanged, self.exchanged = session.world.seconds_in_contact - self.exchanged, session.world.seconds_in_contact
-        placement = session.batches.placement(step)
-        num_blocks = [len(placement.blocks(process)) for process in range(session.world.num_processes)]
-        for sentence in self.speeds.count(max(0.0, seconds - exchanged), waited, num_blocks):
+        for sentence in self.speeds.count(max(0.0, seconds - exchanged), waited, partial(self._num_blocks, step)):
             self._note(sentence)
         wanted = (step + 1) % session.execution.log_every == 0 or session.plan.ends_epoch(step + 1)
         for member, record in zip(self.live, records, strict=True):
@@ -210,6 +208,10 @@ class _Loop:
             speed = first.statistics.num_images * len(records) / max(seconds, 1e-9)
             share = min(waited / max(seconds, 1e-9), 1.0)
             self.watcher.stepped(StepReport(session.plan, step + 1, first.statistics.loss, first.applied.lr, speed, share))
+
+    def _num_blocks(self, step: int) -> list[int]:
+        placement = self.session.batches.placement(step)
+        return [len(placement.blocks(process)) for process in range(self.session.world.num_processes)]
 
     def _write_records(self, member: Member, record: StepRecord, seconds: float) -> None:
         member.run.metrics(metrics_entry(record, seconds))
