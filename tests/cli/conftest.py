@@ -1,6 +1,5 @@
 """The command line within this process, in an empty directory, and studies that were never trained."""
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from modules_by_path import module_at
 
 from widestep.cli.main import run
 
@@ -51,12 +51,7 @@ def say(capsys: pytest.CaptureFixture[str], empty: Path, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def fake() -> ModuleType:
     """The fake runs of tests/study."""
-    spec = importlib.util.spec_from_file_location("fake_runs", Path(__file__).parents[1] / "study" / "fake_runs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(Path(__file__).parents[1] / "study" / "fake_runs.py")
 
 
 TINY = """

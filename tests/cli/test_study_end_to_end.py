@@ -4,9 +4,9 @@ import json
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from running_jobs import is_alive
 
 from widestep.study.store import StudyStore
 from widestep.study.study import parse
@@ -72,12 +72,12 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
     under_way(child, 2)
     power_cut(child)
     starts["cut off"] = Ended(child.returncode, "")
-    until(lambda: not any(_alive(process) for process in _workers(directory)), "the workers end with their crew")
+    until(lambda: not any(is_alive(process) for process in _workers(directory)), "the workers end with their crew")
     starts["statuses when cut off"] = [state.status for state in StudyStore.open(directory).states()]
 
     child = start()
     under_way(child, 1)
-    shot = max(filter(_alive, _workers(directory)))
+    shot = max(filter(is_alive, _workers(directory)))
     held = [path.name for path in (directory / "claims").glob("[!.]*") if json.loads(path.read_text())["process"] == shot]
     os.kill(shot, signal.SIGKILL)
     starts["shot"] = Ended(child.wait(60), child.stderr.read())
@@ -90,13 +90,6 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
 
 def _workers(directory):
     return {json.loads(path.read_text())["process"] for path in (directory / "claims").glob("[!.]*")}
-
-
-def _alive(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def test_a_signal_stops_it(disturbed):

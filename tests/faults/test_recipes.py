@@ -5,7 +5,6 @@ import string
 
 import pytest
 
-from widestep.cli.main import run
 from widestep.errors import UsageError
 from widestep.plan import recipes
 from widestep.plan.execution import Execution
@@ -13,45 +12,6 @@ from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 
 KEYS = sorted(Recipe.model_fields)
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """`load(text)` reads a recipe from the file mine.toml."""
-    monkeypatch.chdir(tmp_path)
-
-    def from_text(text, name="mine.toml"):
-        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-        return recipes.load(name).recipe
-
-    return from_text
-
-
-@pytest.fixture
-def refusal(load):
-    """`refusal(text)` is the sentence that a recipe is refused with."""
-
-    def sentence(text):
-        with pytest.raises(UsageError) as caught:
-            load(text)
-        assert len(str(caught.value)) < 2_000
-        return str(caught.value)
-
-    return sentence
-
-
-@pytest.fixture
-def say(tmp_path, monkeypatch, capsys):
-    """`say("lr", ...)` runs a command that needs no torch: exit code, stdout and the one line of stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def execute(*words):
-        code = run([str(word) for word in words])
-        stdout, stderr = capsys.readouterr()
-        assert stderr.count("\n") <= 1
-        return code, stdout, stderr
-
-    return execute
 
 
 def typos_of(key, rng, number):

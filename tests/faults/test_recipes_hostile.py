@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from widestep.cli.main import run
 from widestep.errors import UsageError
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe
@@ -16,45 +15,6 @@ from widestep.plan.runplan import RunPlan
 
 LONG = os.environ.get("WIDESTEP_CHAOS") == "long"
 KEYS = sorted(Recipe.model_fields)
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """`load(text)` reads a recipe from the file mine.toml."""
-    monkeypatch.chdir(tmp_path)
-
-    def from_text(text, name="mine.toml"):
-        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-        return recipes.load(name).recipe
-
-    return from_text
-
-
-@pytest.fixture
-def refusal(load):
-    """`refusal(text)` is the sentence that a recipe is refused with."""
-
-    def sentence(text):
-        with pytest.raises(UsageError) as caught:
-            load(text)
-        assert len(str(caught.value)) < 2_000
-        return str(caught.value)
-
-    return sentence
-
-
-@pytest.fixture
-def say(tmp_path, monkeypatch, capsys):
-    """`say("lr", ...)` runs a command that needs no torch: exit code, stdout and the one line of stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def execute(*words):
-        code = run([str(word) for word in words])
-        stdout, stderr = capsys.readouterr()
-        assert stderr.count("\n") <= 1
-        return code, stdout, stderr
-
-    return execute
 
 
 BOMBS = {

@@ -2,13 +2,11 @@
 
 import csv
 import html.parser
-import importlib.util
 import io
 import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,14 +37,6 @@ HOSTILE = [
     "../../../../tmp/PWNED",
     "%s%n{0}$x^{2}$ \\frac{1}{0}",
 ]
-
-
-@pytest.fixture(scope="module")
-def writers():
-    spec = importlib.util.spec_from_file_location("report_fakes", Path(__file__).parents[1] / "report" / "conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

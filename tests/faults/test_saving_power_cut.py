@@ -4,7 +4,6 @@ A disk of its own (ext4 in a file) is written to; while the writer is stopped fo
 without what only the memory knows. That copy, mounted again, is what a machine finds after the cut.
 """
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modules_by_path import module_at
 
 HERE = Path(__file__).parent
 NUM_CUTS = 50 if os.environ.get("WIDESTEP_CHAOS") == "long" else 2
@@ -60,12 +60,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture(scope="module")
 def cut_program() -> Any:
-    spec = importlib.util.spec_from_file_location("cut_program", HERE / "cut_program.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(HERE / "cut_program.py")
 
 
 @pytest.mark.processes

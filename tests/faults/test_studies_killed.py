@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from study_texts import WARMUPS_FALL
 
 from widestep.cli.main import run
 from widestep.study.store import StudyStore
@@ -17,7 +18,7 @@ from widestep.study.study import parse
 
 LONG = os.environ.get("WIDESTEP_CHAOS") == "long"
 HERE = Path(__file__).parent
-STUDY = """
+STUDY = f"""
 name = "twelve"
 title = "Three warmups, four seeds, and poison"
 recipe = "digits"
@@ -26,18 +27,7 @@ margin = 0.5
 [set]
 stack = 2
 [arms.warm]
-axes = { warmup = ["0ep", "1ep", "2ep"] }
-[claims.falls]
-text = "It falls."
-test = "falls"
-arms = ["warm"]
-axis = "warmup"
-[[figures]]
-number = 1
-kind = "final"
-arm = "warm"
-title = "Warmups"
-"""
+axes = {{ warmup = ["0ep", "1ep", "2ep"] }}{WARMUPS_FALL}"""
 POISON = "[arms.poison]\naxes = { momentum = [0.1, 0.2, 0.3] }\n[claims.falls]"
 
 

@@ -1,6 +1,5 @@
 """Rows 94, 96 and 97: whatever befell a study's files, good trials keep their numbers, and bad ones are named."""
 
-import importlib.util
 import json
 import os
 import random
@@ -9,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from study_texts import WARMUPS_FALL
 
 from widestep.cli.main import run
 from widestep.report import build
@@ -17,7 +17,7 @@ from widestep.study.store import StudyStore
 from widestep.study.study import parse
 
 LONG = os.environ.get("WIDESTEP_CHAOS") == "long"
-STUDY = """
+STUDY = f"""
 name = "small"
 title = "Two questions"
 recipe = "digits"
@@ -26,29 +26,10 @@ margin = 0.5
 [set]
 epochs = "4ep"
 [arms.warm]
-axes = { warmup = ["0ep", "1ep"] }
+axes = {{ warmup = ["0ep", "1ep"] }}
 [arms.rule]
-set = { reference_batch = "none" }
-axes = { scaling = ["none", "adascale"] }
-[claims.falls]
-text = "It falls."
-test = "falls"
-arms = ["warm"]
-axis = "warmup"
-[[figures]]
-number = 1
-kind = "final"
-arm = "warm"
-title = "Warmups"
-"""
-
-
-@pytest.fixture(scope="module")
-def writers():
-    spec = importlib.util.spec_from_file_location("report_fakes", Path(__file__).parents[1] / "report" / "conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+set = {{ reference_batch = "none" }}
+axes = {{ scaling = ["none", "adascale"] }}{WARMUPS_FALL}"""
 
 
 @pytest.fixture(scope="module")

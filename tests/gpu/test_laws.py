@@ -1,12 +1,12 @@
 """The promises of the README on a GPU: processes that share it, kills, virtual workers, and every setting of speed."""
 
-import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running_jobs import is_free, steps_saved
 
 pytestmark = [
     pytest.mark.processes,
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         until(lambda: steps_saved(directory) >= 6 or child.poll() is not None, "6 steps saved", seconds=120)
     finally:
         power_cut(child)
-    until(lambda: free(directory), "the processes of the killed job die too")
+    until(lambda: is_free(directory), "the processes of the killed job die too")
     assert (directory / "STATUS").read_text() == "running\n", "the run was over before it could be killed"
     assert trained(directory, fields, **fields_of_execution) == expected
     assert [record["step"] for record in expected.metrics] == list(range(24))
@@ -127,21 +127,3 @@ def test_the_device_and_the_processor_agree_to_rounding(
     assert there.losses == pytest.approx(here.losses, rel=1e-3)
     where = json.loads((tmp_path / "there" / "environment.json").read_text())["device"]
     assert (where == "cpu") == (device == "cpu")
-
-
-def steps_saved(directory: Path) -> int:
-    """Return the records flushed so far: at every save and every evaluation."""
-    try:
-        return (directory / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def free(directory: Path) -> bool:
-    """Whether nobody holds the run's lock: killed processes may take a moment to die."""
-    with (directory / ".lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True

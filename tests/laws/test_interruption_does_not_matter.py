@@ -1,6 +1,5 @@
 """Promise: a run that is killed or stopped anywhere goes on, on any number of processes, to the same bytes (R1-R3)."""
 
-import fcntl
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running_jobs import is_free, steps_saved
 
 pytestmark = pytest.mark.processes
 
@@ -39,24 +39,6 @@ def expected(trained_here: Callable[..., Any], whole: dict[str, Any], tmp_path: 
     return whole["run"]
 
 
-def steps_saved(directory: Path) -> int:
-    """Records flushed so far: at every save and every evaluation."""
-    try:
-        return (directory / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def free(directory: Path) -> bool:
-    """Whether nobody holds the run's lock: killed processes may take a moment to die."""
-    with (directory / ".lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
-
-
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
 def test_a_killed_run_goes_on_with_other_processes(
     program: Any,
@@ -77,7 +59,7 @@ def test_a_killed_run_goes_on_with_other_processes(
         until(lambda: steps_saved(directory) >= 30, "30 steps saved")
     finally:
         power_cut(child)
-    until(lambda: free(directory), "the processes of the killed job die too")
+    until(lambda: is_free(directory), "the processes of the killed job die too")
     assert (directory / "STATUS").read_text() == "running\n", "the run was over before it could be killed"
     resume = trained_here if after == 1 else trained
     assert resume(directory, {**FIELDS, **EXECUTION}, processes=after) == expected

@@ -1,6 +1,5 @@
 """Promise: kill -9 at any step, as often as you like, with other processes each time: the same bytes (R1, R2)."""
 
-import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running_jobs import is_free, steps_saved
 
 pytestmark = pytest.mark.processes
 
@@ -30,23 +30,6 @@ FIELDS = {
 EXECUTION = {"checkpoint_every": "7st", "tensorboard": "false"}
 
 
-def free(directory: Path) -> bool:
-    """Whether nobody holds the run's lock: killed processes may take a moment to die."""
-    with (directory / ".lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
-
-
-def steps_saved(directory: Path) -> int:
-    try:
-        return (directory / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
 def test_kills_at_random_steps_with_other_processes_each_time(
     program: Any, options: Any, until: Any, power_cut: Any, trained_here: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -63,7 +46,7 @@ def test_kills_at_random_steps_with_other_processes_each_time(
             until(lambda step=step, child=child: steps_saved(directory) >= step or child.poll() is not None, "it gets there")
         finally:
             power_cut(child)
-        until(lambda: free(directory), "the processes of the killed job die too")
+        until(lambda: is_free(directory), "the processes of the killed job die too")
     assert trained_here(directory, {**FIELDS, **EXECUTION}) == expected, f"after kills at {schedule}"
     events = [json.loads(line)["event"] for line in (directory / "history.jsonl").read_text().splitlines()]
     assert events[:3] == ["started", "resumed", "resumed"]

@@ -1,25 +1,11 @@
 import json
 
 import pytest
+from contract_names import RESULT_NAMES
 
 from widestep.errors import StoreError
 from widestep.files import write_json
 from widestep.records.result import RunResult
-
-STABLE_NAMES = (
-    *(
-        "status",
-        "recipe_fingerprint",
-        "weights_sha256",
-        "global_batch",
-        "num_workers",
-        "images_per_worker",
-        "steps",
-        "epochs",
-    ),
-    *("train_images_seen", "val_images", "val_correct", "val_accuracy", "val_loss", "median_last5_val_accuracy"),
-    *("best_val_accuracy", "seed", "mode", "images_per_second", "wall_seconds", "interruptions", "damaged_images"),
-)
 
 
 @pytest.mark.parametrize("fields", [{}, {"status": "diverged", "val_loss": None, "reason": "loss nan at step 7"}])
@@ -30,7 +16,7 @@ def test_a_result_comes_back_bit_for_bit(fields, result, tmp_path):
 
 
 def test_the_names_in_the_file_are_those_of_the_contract(result):
-    assert tuple(result().as_dict()) == (*STABLE_NAMES, "reason")
+    assert tuple(result().as_dict()) == (*RESULT_NAMES, "reason")
 
 
 def test_final_median_and_best_accuracy_stand_side_by_side(result):

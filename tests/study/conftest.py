@@ -1,6 +1,5 @@
 """Studies of trials that are never trained: fake runs, a disk that does not wait, and programs without torch."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from modules_by_path import module_at
 
 from widestep.study.store import StudyStore
 from widestep.study.study import Study, Trial, parse
@@ -45,12 +45,7 @@ def disk_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def fake() -> ModuleType:
     """`fake.finish(run)` and `fake.begin(run)`; programs of this directory import the same file."""
-    spec = importlib.util.spec_from_file_location("fake_runs", HERE / "fake_runs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(HERE / "fake_runs.py")
 
 
 @pytest.fixture(scope="session")

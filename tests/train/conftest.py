@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_digits import digits_network
 from torch import Tensor
 
 from widestep.cli.console import SilentWatcher
@@ -219,14 +220,7 @@ class Plain:
             scaled = (x - mean[:, None, None]) / torch.sqrt(variance[:, None, None] + 1e-5)
             return scaled * p[f"{name}.weight"][:, None, None] + p[f"{name}.bias"][:, None, None]
 
-        x = norm(F.conv2d(images, p["conv1.weight"], padding=1), "bn1").clamp(min=0)
-        for layer, stride in (("layer1.0", 1), ("layer2.0", 2)):
-            y = norm(F.conv2d(x, p[f"{layer}.conv1.weight"], stride=stride, padding=1), f"{layer}.bn1").clamp(min=0)
-            y = norm(F.conv2d(y, p[f"{layer}.conv2.weight"], padding=1), f"{layer}.bn2")
-            if stride == 2:
-                x = norm(F.conv2d(x, p[f"{layer}.downsample.0.weight"], stride=2), f"{layer}.downsample.1")
-            x = (x + y).clamp(min=0)
-        return x.mean((2, 3)) @ p["fc.weight"].T + p["fc.bias"]
+        return digits_network(p, images, norm)
 
     @staticmethod
     def groups(ids: Sequence[int], num_workers: int, together: int = 1) -> list[list[int]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
+from plain_digits import digits_network
 from torch import Tensor
 
 from widestep.models.build import build_model
@@ -85,14 +85,7 @@ class Plain:
             scale, shift = (p[f"{name}.{kind}"][None, :, None, None] for kind in ("weight", "bias"))
             return (x - column[0]) / torch.sqrt(column[1] + 1e-5) * scale + shift
 
-        x = norm(F.conv2d(images, p["conv1.weight"], padding=1), "bn1").clamp(min=0)
-        for layer, stride in (("layer1.0", 1), ("layer2.0", 2)):
-            y = norm(F.conv2d(x, p[f"{layer}.conv1.weight"], stride=stride, padding=1), f"{layer}.bn1").clamp(min=0)
-            y = norm(F.conv2d(y, p[f"{layer}.conv2.weight"], padding=1), f"{layer}.bn2")
-            if stride == 2:
-                x = norm(F.conv2d(x, p[f"{layer}.downsample.0.weight"], stride=2), f"{layer}.downsample.1")
-            x = (x + y).clamp(min=0)
-        return x.mean((2, 3)) @ p["fc.weight"].T + p["fc.bias"]
+        return digits_network(p, images, norm)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Under torchrun, or with a launcher's variables set by hand."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -9,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from running_jobs import steps_saved
 
 pytestmark = pytest.mark.processes
 
@@ -107,7 +107,7 @@ def test_torchrun_dies_of_sigusr1_and_its_processes_save(job: Any, uninterrupted
     """The signal by which SLURM announces the end of a job ends torchrun at once; nobody trains on without it."""
     job.fail_at(process=1, step=3, how="slow", phase="computing", seconds=0.1)
     child = job.start(under=TORCHRUN)
-    until(lambda: _steps(job) >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
     os.kill(child.pid, signal.SIGUSR1)
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGUSR1
@@ -117,9 +117,3 @@ def test_torchrun_dies_of_sigusr1_and_its_processes_save(job: Any, uninterrupted
     while job.train(processes=1).code == 7 and time.monotonic() < deadline:
         time.sleep(0.1)
     uninterrupted(job.directory)
-
-
-def _steps(job: Any) -> int:
-    with contextlib.suppress(OSError):
-        return int((job.directory / "metrics.jsonl").read_bytes().count(b"\n"))
-    return 0

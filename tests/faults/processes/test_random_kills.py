@@ -15,38 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running_jobs import is_alive, living_children, num_lines, steps_saved
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(1800)]
 LONG = os.environ.get("WIDESTEP_CHAOS") == "long"
 NUM_KILLS = 67 if LONG else 6
 PEER = Path(__file__).with_name("peer_program.py")
-
-
-def family(pid: int) -> list[int]:
-    """The living children of a process."""
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            fields = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        if name.isdecimal() and fields[1] == str(pid) and fields[0] != "Z":
-            found.append(int(name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def lines(path: Path) -> int:
-    try:
-        return path.read_bytes().count(b"\n")
-    except OSError:
-        return 0
 
 
 def starts(directory: Path) -> int:
@@ -80,17 +54,17 @@ def test_kills_at_random(job: Any, uninterrupted: Any, record: Any, processes: i
             break
         of_launcher = rng.random() < 0.2
         if not of_launcher:
-            wait(lambda child=child: family(child.pid) or child.poll() is not None, 30.0)
+            wait(lambda child=child: living_children(child.pid) or child.poll() is not None, 30.0)
         wait(lambda child=child: child.poll() is not None, float(rng.uniform(0.0, 3.0 if of_launcher else 1.0)))
-        members, begun = family(child.pid), starts(job.directory)
+        members, begun = living_children(child.pid), starts(job.directory)
         if child.poll() is not None or not (of_launcher or members):
             continue
         if of_launcher:
             os.kill(child.pid, signal.SIGKILL)
             child.communicate()
             launchers += 1
-            wait(lambda members=members: not any(map(alive, members)), 1.0)
-            orphans += sum(map(alive, members))
+            wait(lambda members=members: not any(map(is_alive, members)), 1.0)
+            orphans += sum(map(is_alive, members))
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(rng.choice(members)), signal.SIGKILL)
@@ -140,10 +114,10 @@ def test_torchrun_and_ddp_beside(job: Any, record: Any, tmp_path: Path) -> None:
             return None
         wait((folder / "progress").exists, 60)
         time.sleep(float(rng.uniform(0, 0.5)))
-        starts = lines(folder / "starts")
+        starts = num_lines(folder / "starts")
         with contextlib.suppress(ProcessLookupError, ValueError):
             os.kill(int((folder / f"pid{kill}").read_text()), signal.SIGKILL)
-        took = wait(lambda: lines(folder / "starts") > starts or child.poll() is not None, 40)
+        took = wait(lambda: num_lines(folder / "starts") > starts or child.poll() is not None, 40)
         wait(lambda child=child: child.poll() is not None, 40)
         for name in filter(str.isdecimal, os.listdir("/proc")):  # a torchrun that is killed leaves its processes behind
             with contextlib.suppress(OSError):
@@ -176,10 +150,8 @@ def test_other_processes_each_time(job: Any, uninterrupted: Any, record: Any, nu
     fields = {"epochs": "12", "evaluate_every": "3ep"}
     for processes in rng.permutation([1, 3, 2, 4]).tolist():
         child = job.start(processes, **fields)
-        until = lines(job.directory / "metrics.jsonl") + int(rng.integers(1, 30))
-        wait(
-            lambda child=child, until=until: lines(job.directory / "metrics.jsonl") >= until or child.poll() is not None, 60
-        )
+        until = steps_saved(job.directory) + int(rng.integers(1, 30))
+        wait(lambda child=child, until=until: steps_saved(job.directory) >= until or child.poll() is not None, 60)
         if child.poll() is None:
             os.kill(child.pid, int(rng.choice([signal.SIGKILL, signal.SIGTERM])))
         child.communicate(timeout=60)

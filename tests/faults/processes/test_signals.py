@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running_jobs import living_children, state, steps_saved
 
 pytestmark = pytest.mark.processes
 LONG = {"checkpoint_every": "600s"}
@@ -111,19 +112,12 @@ def test_too_little_grace(job: Any, uninterrupted: Any, power_cut: Any, until: A
     job.fail_at(process=0, step=14, how="signal the launcher", number=int(signal.SIGTERM))
     job.fail_at(process=0, step=14, how="slow", seconds=5)
     child = job.start(processes=2)
-    until(lambda: steps(job) >= 10, "ten steps")
+    until(lambda: steps_saved(job.directory) >= 10, "ten steps")
     time.sleep(0.3)
     power_cut(child)
     job.faults.clear()
     until(lambda: job.train(2).code == 0, "the directory is free")
     uninterrupted(job.directory)
-
-
-def steps(job: Any) -> int:
-    try:
-        return (job.directory / "metrics.jsonl").read_bytes().count(b"\n")
-    except OSError:
-        return 0
 
 
 def test_nobody_listens_any_more(job: Any, uninterrupted: Any) -> None:  # row 22
@@ -139,8 +133,8 @@ def test_nobody_listens_any_more(job: Any, uninterrupted: Any) -> None:  # row 2
 def test_the_whole_job_is_suspended(job: Any, uninterrupted: Any, until: Any) -> None:  # row 23
     """As by a batch system that lends the machine to somebody else, for longer than a process may be silent."""
     child = job.start(processes=2, hang_timeout="1s")
-    until(lambda: steps(job) >= 5, "five steps")
-    family = [child.pid, *children(child.pid)]
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
+    family = [child.pid, *living_children(child.pid)]
     for pid in family:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(2.5)
@@ -154,38 +148,18 @@ def test_the_whole_job_is_suspended(job: Any, uninterrupted: Any, until: Any) ->
 
 def test_ctrl_z_stops_all_and_they_go_on_together(job: Any, uninterrupted: Any, until: Any) -> None:
     child = job.start(processes=2, hang_timeout="1s")
-    until(lambda: steps(job) >= 5, "five steps")
-    family = [child.pid, *children(child.pid)]
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
+    family = [child.pid, *living_children(child.pid)]
     os.kill(child.pid, signal.SIGTSTP)
     until(lambda: all(state(pid) == "T" for pid in family), "all are stopped")
-    before = steps(job)
+    before = steps_saved(job.directory)
     time.sleep(1.5)
-    assert steps(job) == before
+    assert steps_saved(job.directory) == before
     os.kill(child.pid, signal.SIGCONT)
     _, stderr = child.communicate(timeout=60)
     assert child.returncode == 0, stderr
     assert "restart " not in stderr
     uninterrupted(job.directory)
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and _stat(int(name))[1:2] == [str(parent)]:
-            found.append(int(name))
-    return found
-
-
-def state(pid: int) -> str:
-    return (_stat(pid) or ["gone"])[0]
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def test_a_time_limit(job: Any, uninterrupted: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from running_jobs import steps_saved
 
 pytestmark = pytest.mark.processes
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
@@ -78,13 +79,6 @@ def on_two_hosts(job: Any, hosts: Hosts) -> Callable[..., list["subprocess.Popen
     return start
 
 
-def steps(job: Any) -> int:
-    try:
-        return int((job.directory / "metrics.jsonl").read_bytes().count(b"\n"))
-    except OSError:
-        return 0
-
-
 def test_two_hosts(job: Any, on_two_hosts: Any, uninterrupted: Any) -> None:
     for child in on_two_hosts():
         _, stderr = child.communicate(timeout=60)
@@ -97,7 +91,7 @@ def test_an_outage_shorter_than_the_patience(
 ) -> None:  # row 27
     job.fail_at(process=1, step=1, how="slow", phase="computing", seconds=0.05)
     children = on_two_hosts(hang_timeout="30s")
-    until(lambda: steps(job) >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
     hosts.plug("down")
     time.sleep(3)
     hosts.plug("up")
@@ -113,7 +107,7 @@ def test_an_outage_longer_than_the_patience(
 ) -> None:  # row 28, G14
     job.fail_at(process=1, step=1, how="slow", phase="computing", seconds=0.05)
     children = on_two_hosts(hang_timeout="4s")
-    until(lambda: steps(job) >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
     hosts.plug("down")
     began, said = time.monotonic(), []
     for child in children:
