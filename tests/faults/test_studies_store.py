@@ -12,7 +12,7 @@ from study_texts import WARMUPS_FALL
 
 from widestep.cli.main import run
 from widestep.report import build
-from widestep.report.figures import FigureData
+from widestep.report.plotted import FigureData
 from widestep.study.store import StudyStore
 from widestep.study.study import parse
 

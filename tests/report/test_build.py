@@ -46,6 +46,7 @@ def test_the_shipped_study_is_reported_whole(poster):
     assert (summary.num_trials, summary.num_complete, summary.num_diverged, summary.num_missing) == (204, 202, 1, 1)
     assert summary.page == directory / "report" / "index.html"
     names = {f"figure-{number}.{kind}" for number in range(1, 9) for kind in ("svg", "png", "csv")}
+    names |= {f"claim-{number}.{kind}" for number in range(1, 7) for kind in ("svg", "png", "csv")}
     assert {path.name for path in (directory / "report" / "figures").iterdir()} == names
     text = summary.page.read_text()
     assert "202 of 204 trials complete" in text
@@ -125,7 +126,8 @@ def test_hostile_texts_of_a_study(tmp_path, small_text, fakes):
     study = studies.changed(studies.parse(text), seeds=2)
     summary = build_report(fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(800 + seed)))
     page = summary.page.read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 3  # ours
+    assert "<script>alert" not in page
     assert "\x1b" not in page
     assert "&lt;script&gt;" in page
 

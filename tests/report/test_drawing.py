@@ -7,7 +7,7 @@ import pytest
 
 from widestep.plan.grid import WorkerGrid
 from widestep.report.drawing import draw
-from widestep.report.figures import FigureData, Inset, Series
+from widestep.report.plotted import FigureData, Inset, Series
 
 NAN = float("nan")
 SPACE = "{http://www.w3.org/2000/svg}"

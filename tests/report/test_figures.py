@@ -11,7 +11,8 @@ from scipy import stats
 
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.plain import csv_text
-from widestep.report.figures import Series, crowded_end, curves_range, figure_data, final_range, late_range, run_curves
+from widestep.report.figures import crowded_end, curves_range, figure_data, final_range, late_range, run_curves
+from widestep.report.plotted import Series
 from widestep.report.results import Curves, read_study
 from widestep.study import study as studies
 

@@ -1,16 +1,20 @@
 """The page: self-contained, escaped, accessible, the same bytes every time, every undecided line with what it could see."""
 
+import base64
+import hashlib
 import html
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import widestep
 from widestep.report.claims import Finding
 from widestep.report.drawing import Drawing, draw
-from widestep.report.figures import FigureData, Series
 from widestep.report.page import AuditSection, FigureBlock, Page, Table, coded, figure_table, forest, inline, render
+from widestep.report.plotted import FigureData, Series
 
 NAN = float("nan")
 FINDING = Finding(
@@ -83,15 +87,42 @@ def page(block, **changes):
     return render(replace(full, **changes))
 
 
-def test_nothing_is_loaded_and_nothing_runs(block):
+def digest(text):
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_nothing_is_loaded_and_only_our_scripts_run(block):
     text = page(block)
     outline = Outline(text)
-    assert not {"script", "link", "iframe", "object", "embed", "img", "base", "form"} & set(outline.tags)
+    assert not {"link", "iframe", "object", "embed", "img", "base", "form"} & set(outline.tags)
     assert "://" not in text
     assert not [value for value in outline.values("href") if not value.startswith("#")]
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in outline.values("content")
+    assert not outline.values("src")
+    policy = next(value for value in outline.values("content") if value.startswith("default-src 'none'; "))
+    ran = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(ran) == 2
+    sources = " ".join(f"'{digest(script)}'" for script in ran)
+    assert policy == (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert "The MIT License" in ran[0]
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
+
+
+def test_a_page_without_figures_has_no_script(block):
+    text = page(block, figures=[])
+    assert "<script" not in text
+    assert "script-src" not in text
+
+
+def test_what_is_vendored_is_what_its_readme_says():
+    folder = Path(widestep.__file__).parent / "report" / "vendored"
+    said = re.findall(r"`(uPlot[^`]*)` \| `[^`]*` \| `([0-9a-f]{64})`", (folder / "README.md").read_text())
+    assert len(said) == 2
+    for name, expected in said:
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
 
 
 def test_every_part_is_there_and_the_page_is_stable(block):
@@ -176,7 +207,7 @@ def test_names_are_escaped_everywhere(block):
         glossary=[(HOSTILE, HOSTILE)],
     )
     outline = Outline(text)
-    assert "script" not in outline.tags
+    assert outline.tags.count("script") == 3
     assert "onload" not in [name for _, name, _ in outline.attributes]
     assert html.escape(HOSTILE)[:8] in text
 

@@ -81,7 +81,7 @@ def _draw(path: Path, plan: RunPlan, steps: range, rates: list[float]) -> None:
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"A picture is an .svg or .png file. Got --plot {path}.")
     from widestep.report.drawing import draw
-    from widestep.report.figures import FigureData, Series
+    from widestep.report.plotted import FigureData, Series
 
     nothing = [math.nan] * len(steps)
     epochs = [plan.schedule_epochs_after(step) for step in steps]

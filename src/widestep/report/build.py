@@ -9,12 +9,15 @@ from widestep.errors import UsageError
 from widestep.files import explained, write_atomically, write_json
 from widestep.plan.plain import csv_text, plain
 from widestep.report.audit import audit_records
-from widestep.report.batchnorm import COLUMNS, Group, batchnorm_rows, study_groups
+from widestep.report.batchnorm import COLUMNS, Group, batchnorm_rows, batchnorm_table, study_groups
 from widestep.report.claims import Finding, judge
+from widestep.report.cost import cost_table, study_cost
+from widestep.report.differences import claim_figures
 from widestep.report.drawing import draw
-from widestep.report.figures import FigureData, figure_data
+from widestep.report.figures import figure_data
 from widestep.report.optimum import best_warmups
 from widestep.report.page import FigureBlock, Page, interval_text, render, signed
+from widestep.report.plotted import FigureData
 from widestep.report.results import Diverged, Missing, SeedRun, read_study
 from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
 from widestep.report.sections import study_page
@@ -39,7 +42,8 @@ class ReportSummary:
 
 
 def build_report(study_directory: Path) -> ReportSummary:
-    """Write a study's report: index.html, figures/, findings.json, audit.json and, where runs have them, batchnorm.csv.
+    """Write a study's report: index.html, figures/, findings.json, audit.json, cost.json and, where runs
+    have them, batchnorm.csv.
 
     A partial study gives a partial report. findings.json holds an entry for each claim, then one for each thing that the
     audit found.
@@ -56,7 +60,15 @@ def build_report(study_directory: Path) -> ReportSummary:
     groups, level = study_groups(results), results.study.level
     out = study_directory / "report"
     figures = [_write_figure(out, figure_data(results, spec)) for spec in results.study.figures]
-    _write(out, study_page(results, findings, best_warmups(results), figures, audited, groups))
+    figures += [_write_figure(out, data) for data in claim_figures(findings)]
+    cost = study_cost(results)
+    _write(
+        out,
+        study_page(
+            results, findings, best_warmups(results), figures, audited, [batchnorm_table(groups, level), cost_table(cost)]
+        ),
+    )
+    write_json(out / "cost.json", cost.record())
     _write_numbers(out, audited, groups, level)
     write_json(out / "findings.json", [*(finding.record() for finding in findings), *audit_records(audited)])
     return ReportSummary(

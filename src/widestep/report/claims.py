@@ -101,7 +101,8 @@ def _optima(results: StudyResults, claim: Claim) -> Comparison:
         sides.append(Side(label, float(np.median(numbers)) if seeds else None, 0, 0, 0))
     unit = setting_unit(results.arms[claim.arms[0]][0].cell.recipe, claim.axis)
     result = paired(values[0] - values[1], level=results.study.level, margin=results.study.margin)
-    return Comparison(sides[0], sides[1], unit, result)
+    by_seed = dict(zip(seeds, (values[0] - values[1]).tolist(), strict=True))
+    return Comparison(sides[0], sides[1], unit, result, by_seed)
 
 
 def _choose(claim: Claim, pairs: list[Paired]) -> tuple[int, float | None]:

@@ -1,6 +1,6 @@
 """Two cells compared seed by seed: the numbers that every verdict and every line of the comparisons table rest on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -102,12 +102,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first side minus the second, paired by seed, in `unit` ("points" of accuracy, or that of an axis)."""
+    """The first side minus the second, paired by seed, in `unit` ("points" of accuracy, or that of an axis).
+
+    `differences` holds that of every seed.
+    """
 
     first: Side
     second: Side
     unit: str
     paired: Paired
+    differences: dict[int, float] = field(default_factory=dict)
 
     @property
     def failure_p(self) -> float | None:
@@ -140,6 +144,7 @@ class Comparison:
             **{f"{name}_first": value for name, value in asdict(self.first).items() if name.startswith("num_")},
             **{f"{name}_second": value for name, value in asdict(self.second).items() if name.startswith("num_")},
             "failure_p": self.failure_p,
+            "differences": [[seed, value] for seed, value in self.differences.items()],
         }
 
 
@@ -154,7 +159,8 @@ def compare(first: CellResults, second: CellResults, *, level: float, margin: fl
     seeds = [seed for seed in a if seed in b]
     left, right = (np.array([runs[seed].accuracy for seed in seeds]) for runs in (a, b))
     result = paired(left - right, level=level, margin=margin)
-    return Comparison(side(first, left), side(second, right), "points", result)
+    by_seed = dict(zip(seeds, (left - right).tolist(), strict=True))
+    return Comparison(side(first, left), side(second, right), "points", result, by_seed)
 
 
 def side(cell: CellResults, values: ArrayLike) -> Side:

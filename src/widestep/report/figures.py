@@ -1,155 +1,19 @@
-"""The figures of a report as plain data, before anything is drawn: what is plotted, with which n, in which range."""
+"""The figures of a study and of single runs: what is plotted, with which n, in which range, before anything is drawn."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from widestep.plan.grid import WorkerGrid
 from widestep.plan.plain import plain
+from widestep.report.plotted import ACCURACY, FigureData, Inset, Series
 from widestep.report.results import CellResults, Curves, StudyResults, setting_number, setting_unit
 from widestep.report.statistics import mean_interval
 from widestep.study.study import FigureSpec
 
-Cellvalue = str | int | float | None
-_ACCURACY = "validation accuracy (%)"
 _SMALLEST_SPAN = 0.5
 _CROWDED = 0.15
-
-
-@dataclass(frozen=True)
-class Series:
-    """A curve over epochs, or one point of a figure of final accuracies.
-
-    Parameters
-    ----------
-    label
-        The setting in words.
-    x, mean, low, high, n
-        Equally long; low and high are NaN where n is 1, because one value has no interval.
-    num_seeds
-        Complete runs of the cell; `num_collapsed` of these ended below the study's threshold.
-    seeds
-        Single runs as (seed, value), for figures that show them.
-    """
-
-    label: str
-    x: list[float]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    n: list[int]
-    num_seeds: int
-    num_collapsed: int = 0
-    num_diverged: int = 0
-    num_missing: int = 0
-    seeds: list[tuple[int, float]] = field(default_factory=list)
-
-    def points(self) -> list[tuple[float, float, float, float]]:
-        """Return (x, mean, low, high) of every point."""
-        return list(zip(self.x, self.mean, self.low, self.high, strict=True))
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a reader must know beside n."""
-        counts = {"collapsed": self.num_collapsed, "diverged": self.num_diverged, "missing": self.num_missing}
-        return [f"{count} {word}" for word, count in counts.items() if count]
-
-    @property
-    def legend(self) -> str:
-        """The label with n and the remarks."""
-        return ", ".join([f"{self.label}, n = {self.num_seeds}", *self.remarks])
-
-
-@dataclass(frozen=True)
-class Inset:
-    """The part of a figure that is drawn once more, enlarged: from x = start to the end, from low to high."""
-
-    start: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class FigureData:
-    """One figure: everything that is needed to draw it, to print it as a table and to write it as CSV.
-
-    Parameters
-    ----------
-    x_ticks
-        Text at positions, for axes of settings.
-    joined
-        Whether the points of a figure of final accuracies lie on a numeric axis and are joined.
-    grids
-        The worker grids of a layout.
-    """
-
-    number: int
-    kind: Literal["layout", "curves", "zoomed", "final"]
-    title: str
-    caption: str
-    x_label: str = ""
-    y_label: str = _ACCURACY
-    series: list[Series] = field(default_factory=list)
-    y_range: tuple[float, float] | None = None
-    inset: Inset | None = None
-    x_ticks: list[tuple[float, str]] = field(default_factory=list)
-    joined: bool = False
-    grids: list[WorkerGrid] = field(default_factory=list)
-
-    @property
-    def file_name(self) -> str:
-        """Name of the figure's files without ending."""
-        return f"figure-{self.number}"
-
-    @property
-    def alternative(self) -> str:
-        """What a reader who does not see the figure is told."""
-        if self.kind == "layout":
-            said = [f"{grid.num_workers} workers of {grid.images_per_worker} images" for grid in self.grids]
-        else:
-            said = [f"{one.legend}: {one.mean[-1]:.4g} at the end" if one.mean else one.legend for one in self.series]
-        return f"Figure {self.number}. {self.title}. {'; '.join(said)}."
-
-    def columns(self) -> list[str]:
-        """Return the header of the figure's table."""
-        if self.kind == "layout":
-            return ["grid", "num_nodes", "workers_per_node", "images_per_worker", "num_workers", "global_batch"]
-        value = "lr" if self.y_label != _ACCURACY else "accuracy_percent"
-        counts = ["n", "num_collapsed", "num_diverged", "num_missing"]
-        where = ["seed"] if self.kind == "final" else ["epoch"]
-        return ["setting", *where, value, "low", "high", *counts]
-
-    def rows(self) -> list[list[Cellvalue]]:
-        """Return the figure's numbers, one list a row of its table."""
-        if self.kind == "layout":
-            return [
-                [
-                    str(grid),
-                    grid.num_nodes,
-                    grid.workers_per_node,
-                    grid.images_per_worker,
-                    grid.num_workers,
-                    grid.global_batch,
-                ]
-                for grid in self.grids
-            ]
-        rows: list[list[Cellvalue]] = []
-        for one in self.series:
-            counts: list[Cellvalue] = [one.num_collapsed, one.num_diverged, one.num_missing]
-            for x, mean, low, high, n in zip(one.x, one.mean, one.low, one.high, one.n, strict=True):
-                where: Cellvalue = "all" if self.kind == "final" else x
-                rows.append([one.label, where, mean, _known(low), _known(high), n, *counts])
-            if not one.x:
-                rows.append([one.label, None, None, None, None, 0, *counts])
-            rows += [[one.label, seed, value, None, None, 1, None, None, None] for seed, value in one.seeds]
-        return rows
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def figure_data(results: StudyResults, spec: FigureSpec) -> FigureData:
@@ -170,7 +34,7 @@ def figure_data(results: StudyResults, spec: FigureSpec) -> FigureData:
     else:
         y_range, inset = curves_range(series), crowded_end(series)
     caption += _counted(results, series)
-    return FigureData(spec.number, spec.kind, title, caption, "epoch", _ACCURACY, series, y_range, inset)
+    return FigureData(spec.number, spec.kind, title, caption, "epoch", ACCURACY, series, y_range, inset)
 
 
 def curve(cell: CellResults, level: float) -> Series:
@@ -180,7 +44,11 @@ def curve(cell: CellResults, level: float) -> Series:
         for epoch, accuracy in zip(run.curves.epochs.tolist(), run.curves.accuracy.tolist(), strict=True):
             found.setdefault(epoch, []).append(accuracy)
     epochs = sorted(found)
-    return _series(cell, epochs, [found[epoch] for epoch in epochs], level)
+    series = _series(cell, epochs, [found[epoch] for epoch in epochs], level)
+    for seed, run in cell.complete.items():
+        of_run = dict(zip(run.curves.epochs.tolist(), run.curves.accuracy.tolist(), strict=True))
+        series.runs[seed] = [of_run.get(epoch, math.nan) for epoch in epochs]
+    return series
 
 
 def _series(cell: CellResults, x: list[float], values: Sequence[Sequence[float]], level: float) -> Series:
@@ -313,6 +181,6 @@ def run_curves(number: int, title: str, runs: dict[str, Curves], name: Literal["
         kept = np.isfinite(values)
         x, mean, nothing = run.epochs[kept].tolist(), values[kept].tolist(), [math.nan] * int(kept.sum())
         series.append(Series(label, x, mean, nothing, nothing, [1] * len(x), 1))
-    y_label = _ACCURACY if name == "accuracy" else "learning rate"
+    y_label = ACCURACY if name == "accuracy" else "learning rate"
     y_range = curves_range(series) if name == "accuracy" else None
     return FigureData(number, "curves", title, "One run a curve: no interval.", "epoch", y_label, series, y_range)

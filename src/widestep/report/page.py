@@ -1,4 +1,4 @@
-"""One self-contained page: every name escaped, nothing loaded from anywhere, readable without scripts, light or dark."""
+"""One self-contained page: every name escaped, nothing loaded from anywhere, complete without scripts, light or dark."""
 
 import math
 import re
@@ -12,8 +12,10 @@ from markupsafe import Markup, escape
 
 import widestep
 from widestep.report.claims import Finding
-from widestep.report.drawing import FAINT, INK, PAPER, RULE, Drawing
-from widestep.report.figures import FigureData, Series
+from widestep.report.drawing import Drawing
+from widestep.report.embedded import ArmCurves, scripts
+from widestep.report.panels import FAINT, INK, PAPER, RULE
+from widestep.report.plotted import FigureData, Series
 
 _MARKS = {"supported": "✓", "contradicted": "✕", "undecided": "?"}
 _FOREST_WIDTH, _FOREST_MIDDLE = 190.0, 13.0
@@ -69,12 +71,23 @@ class Page:
     findings: list[Finding] = field(default_factory=list)
     findings_words: str = ""
     figures: list[FigureBlock] = field(default_factory=list)
+    arms: list[ArmCurves] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     audit: AuditSection | None = None
     method: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     glossary: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def of_claims(self) -> list[FigureBlock]:
+        """The figures that show a claim seed by seed; they stand before the others."""
+        return [block for block in self.figures if block.data.kind == "differences"]
+
+    @property
+    def others(self) -> list[FigureBlock]:
+        """The figures that the study file asks for."""
+        return [block for block in self.figures if block.data.kind != "differences"]
 
 
 def render(page: Page) -> str:
@@ -84,7 +97,10 @@ def render(page: Page) -> str:
     folder = resources.files("widestep.report")
     template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
     style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))  # ours, not data
-    return template.render(page=page, style=style, marks=_MARKS, forest=forest, version=widestep.__version__)
+    live = scripts([block.data for block in page.figures], page.arms) if page.figures else None
+    shown = {block.data.claim: block.data.file_name for block in page.of_claims}
+    values = {"page": page, "style": style, "live": live, "marks": _MARKS, "shown": shown, "forest": forest}
+    return template.render(**values, version=widestep.__version__)
 
 
 def signed(value: float | None, decimals: int = 2) -> str:
@@ -169,6 +185,10 @@ def figure_table(data: FigureData) -> Table:
     """Return a figure's numbers as a table: curves side by side by epoch, otherwise one row a setting."""
     if data.kind == "layout":
         return Table("", [name.replace("_", " ") for name in data.columns()], [_words(row) for row in data.rows()])
+    if data.kind == "differences":
+        return Table(
+            "", ["comparison", "n", "mean", "interval", "single seeds"], [_difference_row(one) for one in data.series]
+        )
     if data.kind == "final":
         headers = ["setting", "n", "mean", "interval", "collapsed", "diverged", "missing", "single runs"]
         return Table("", headers, [_final_row(one) for one in data.series])
@@ -195,6 +215,14 @@ def _final_row(one: Series) -> list[str]:
         *counts,
         " ".join(f"{value:.2f}" for _, value in one.seeds),
     ]
+
+
+def _difference_row(one: Series) -> list[str]:
+    if not one.x:
+        return [one.label, "0", "–", "", ""]
+    ends = None if math.isnan(one.low[0]) else [one.low[0], one.high[0]]
+    seeds = " ".join(signed(value) for _, value in one.seeds)
+    return [one.label, str(one.n[0]), signed(one.mean[0]), interval_text(ends), seeds]
 
 
 def _curve_value(value: tuple[float, float, float] | None) -> str:

@@ -11,8 +11,9 @@ from widestep.records.result import RunResult
 from widestep.records.run import open_existing
 from widestep.report.audit import audit_notices, audit_section
 from widestep.report.batchnorm import Group, batchnorm_table, group
-from widestep.report.figures import FigureData, run_curves
+from widestep.report.figures import run_curves
 from widestep.report.page import FigureBlock, Page, Table
+from widestep.report.plotted import FigureData
 from widestep.report.results import Curves, read_curves, read_environments
 from widestep.report.sections import environment_facts, glossary
 from widestep.study.audit import Audit, Case, audit_cases, ineffective_of, recipe_key

@@ -6,8 +6,9 @@ from typing import Any
 from widestep.plan.plain import plain
 from widestep.plan.recipe import Recipe
 from widestep.report.audit import audit_notices, audit_section
-from widestep.report.batchnorm import Group, batchnorm_table
 from widestep.report.claims import Finding
+from widestep.report.embedded import ArmCurves
+from widestep.report.figures import curve
 from widestep.report.optimum import FEWEST_FOR_BOOTSTRAP, BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
 from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults
@@ -24,16 +25,16 @@ def study_page(
     warmups: list[BestWarmup],
     figures: list[FigureBlock],
     audit: Audit,
-    groups: list[Group],
+    more: list[Table],
 ) -> Page:
-    """Put the page of a study together."""
+    """Put the page of a study together; `more` are tables that stand after those of the settings."""
     study, level = results.study, 100 * results.study.level
     verdicts = [finding.verdict for finding in findings]
     said = ", ".join(
         f"{verdicts.count(word)} {word}" for word in ("supported", "contradicted", "undecided") if word in verdicts
     )
     tables = [_warmup_table(warmups, level), _comparison_table(findings), _cell_table(results)]
-    tables += [batchnorm_table(groups, study.level), _trouble_table(results)]
+    tables += [*more, _trouble_table(results)]
     return Page(
         eyebrow=f"Study {plain(study.name)}",
         title=plain(study.title),
@@ -43,6 +44,7 @@ def study_page(
         findings_words=f"{said[:1].upper()}{said[1:]}. Intervals are at {level:g} %; the grey band is the margin of "
         f"{study.margin:g} points within which two accuracies count as equal, declared before the study ran.",
         figures=figures,
+        arms=_arms(results),
         tables=[table for table in tables if table.rows],
         audit=audit_section(audit),
         method=_method(results),
@@ -50,6 +52,15 @@ def study_page(
         facts=environment_facts(results.environment),
         glossary=glossary(_varied(results)),
     )
+
+
+def _arms(results: StudyResults) -> list[ArmCurves]:
+    """Return the curves of all arms, for the figure in which readers choose."""
+    arms = results.study.arms
+    return [
+        ArmCurves(plain(arms[name].label or name), [curve(cell, results.study.level) for cell in cells])
+        for name, cells in results.arms.items()
+    ]
 
 
 def _counts(results: StudyResults) -> list[tuple[str, str]]:

@@ -5,8 +5,10 @@ processes go on together, with different weights.
 """
 
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,10 +82,19 @@ class Speeds:
     def __init__(self, world: World) -> None:
         self._world = world
         self._told: set[int] = set()
-        self._steps = 0
+        self._steps, self._began = 0, time.monotonic()
         self._seconds = self._waited = 0.0
         self.busy = [0.0] * world.num_processes
         """Seconds that every process was busy by itself, in all steps that were exchanged so far."""
+
+    def spent(self, num_runs: int) -> dict[str, Any]:
+        """Return how long this has gone on, on how many processes and for how many runs together, for history.jsonl."""
+        return {
+            "seconds": round(time.monotonic() - self._began, 3),
+            "processes": self._world.num_processes,
+            "runs": num_runs,
+            "busy_seconds": [round(seconds, 3) for seconds in self.busy],
+        }
 
     def count(self, seconds: float, waited: float, num_blocks: Callable[[], Sequence[int]]) -> list[str]:
         """Count a step; every twentieth time exchange them.

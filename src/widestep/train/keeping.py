@@ -1,6 +1,6 @@
 """What is kept of the runs on disk, by process 0: states while they train, weights and outcome when they end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -45,16 +45,16 @@ class Keeper:
             self._saver.begin(step, partial(self._copies, live))
             self.flush(live)
 
-    def stop(self, step: int, live: Sequence[Member], why: str) -> None:
-        """Save the states, which must succeed now, and leave word of it."""
+    def stop(self, step: int, live: Sequence[Member], why: str, spent: Mapping[str, Any]) -> None:
+        """Save the states, which must succeed now, and leave word of it and of what was spent."""
         self._saver.insist(step, partial(self._copies, live))
         for member in live:
-            member.run.event("stopped", step=step, reason=why)
+            member.run.event("stopped", step=step, reason=why, **spent)
             insist(partial(member.run.set_status, "stopped"))
         self.flush(live)
 
-    def finish(self, member: Member, result: RunResult, busy_seconds: Sequence[float]) -> None:
-        """Write the weights and the outcome of a run that has ended."""
+    def finish(self, member: Member, result: RunResult, spent: Mapping[str, Any]) -> None:
+        """Write the weights and the outcome of a run that has ended, and what was spent on it."""
         self._saver.wait()
         run, state, best = member.run, member.state, member.state.best
         facts = {"recipe": run.recipe.fingerprint, "step": state.tally.step, "sha256_of_weights": result.weights_sha256}
@@ -64,7 +64,7 @@ class Keeper:
         insist(partial(checkpoint.write, run.checkpoints / "final.safetensors", state.weights(), facts, run.fence))
         if result.reason:
             run.log(f"diverged: {result.reason}")
-        run.event(result.status, step=state.tally.step, busy_seconds=list(busy_seconds))
+        run.event(result.status, step=state.tally.step, **spent)
         insist(partial(run.finish, result))
 
     def flush(self, live: Sequence[Member]) -> None:

@@ -290,7 +290,7 @@ class _Loop:
         session = self.session
         why = session.stop.reason or "a signal to another process"
         if session.world.is_first:
-            self.keeper.stop(step, self.live, why)
+            self.keeper.stop(step, self.live, why, self.speeds.spent(len(session.members)))
         session.world.part()  # a process that left early would be taken for the end of the job, and process 0 cut off
         raise Stopped(
             f"Stopped by {why} after step {step:,} of {session.plan.total_steps:,}; everything is saved. The same command "
@@ -335,7 +335,7 @@ class _Loop:
             if (doubt := no_better_than_guessing(evaluation, labels)) is not None:
                 self._note(doubt, member)
         if self.session.world.is_first:
-            self.keeper.finish(member, result, [round(seconds, 3) for seconds in self.speeds.busy])
+            self.keeper.finish(member, result, self.speeds.spent(len(self.session.members)))
 
     def _note(self, text: str, *concerned: Member) -> None:
         """Tell whoever watches, once, and leave it in the logs of the runs concerned; of all that are live by default."""
