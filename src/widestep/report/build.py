@@ -4,10 +4,12 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from widestep.errors import UsageError
 from widestep.files import explained, write_atomically, write_json
 from widestep.plan.plain import csv_text, plain
+from widestep.plan.settings_file import read_text
 from widestep.report.audit import audit_records
 from widestep.report.batchnorm import COLUMNS, Group, batchnorm_rows, batchnorm_table, study_groups
 from widestep.report.claims import Finding, judge
@@ -18,7 +20,8 @@ from widestep.report.figures import figure_data
 from widestep.report.optimum import best_warmups
 from widestep.report.page import FigureBlock, Page, interval_text, render, signed
 from widestep.report.plotted import FigureData
-from widestep.report.results import Diverged, Missing, SeedRun, read_study
+from widestep.report.poster import poster, poster_record, summary_record
+from widestep.report.results import Diverged, Missing, SeedRun, StudyResults, read_study
 from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
 from widestep.report.sections import study_page
 from widestep.study.audit import Audit, audit
@@ -41,12 +44,11 @@ class ReportSummary:
     damaged: list[str] = field(default_factory=list)
 
 
-def build_report(study_directory: Path) -> ReportSummary:
-    """Write a study's report: index.html, figures/, findings.json, audit.json, cost.json and, where runs
-    have them, batchnorm.csv.
+def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportSummary:
+    """Write a study's report: index.html, figures/, findings.json, summary.json, cost.json, audit.json and more.
 
-    A partial study gives a partial report. findings.json holds an entry for each claim, then one for each thing that the
-    audit found.
+    Where runs have compared them, batchnorm.csv; with a poster also poster.pdf, poster.svg and poster.json. A partial study
+    gives a partial report. findings.json holds an entry for each claim, then one for each thing that the audit found.
 
     Raises
     ------
@@ -68,9 +70,16 @@ def build_report(study_directory: Path) -> ReportSummary:
             results, findings, best_warmups(results), figures, audited, [batchnorm_table(groups, level), cost_table(cost)]
         ),
     )
-    write_json(out / "cost.json", cost.record())
     _write_numbers(out, audited, groups, level)
-    write_json(out / "findings.json", [*(finding.record() for finding in findings), *audit_records(audited)])
+    files = {
+        "findings.json": [*(finding.record() for finding in findings), *audit_records(audited)],
+        "cost.json": cost.record(),
+        "summary.json": summary_record(results, read_text(study_directory / "study.toml")),
+    }
+    for name, value in files.items():
+        write_json(out / name, value)
+    if with_poster:
+        _write_poster(out, results, findings, [block.data for block in figures], files)
     return ReportSummary(
         out / "index.html",
         len(results.outcomes),
@@ -110,6 +119,17 @@ def build_run_report(directories: Sequence[Path], out: Path) -> ReportSummary:
     complete, diverged = states.count("complete"), states.count("diverged")
     missing, found = len(runs) - complete - diverged, [plain(one.text) for one in audited.found]
     return ReportSummary(out / "index.html", len(runs), complete, diverged, missing, audit=found)
+
+
+def _write_poster(
+    out: Path, results: StudyResults, findings: list[Finding], figures: list[FigureData], files: dict[str, Any]
+) -> None:
+    from widestep.report.poster_drawing import draw_poster
+
+    drawn = draw_poster(poster(results, findings, figures, {**files, "study.toml": results.study.model_dump()}))
+    write_atomically(out / "poster.pdf", drawn.pdf)
+    write_atomically(out / "poster.svg", drawn.svg)
+    write_json(out / "poster.json", poster_record(drawn.shown))
 
 
 def _write(out: Path, page: Page) -> None:

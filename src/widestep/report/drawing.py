@@ -1,6 +1,6 @@
 """Drawing: figure data to SVG and PNG, the same bytes for the same data. Text stays text in the SVG.
 
-Only this module and `panels` import the plotting library.
+Only this module, `panels` and those of the poster import the plotting library.
 """
 
 import io

@@ -1,0 +1,192 @@
+"""The poster: every number is followed to its source, every text lies within its box, equal studies give equal bytes."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import tomllib
+
+import pytest
+
+from widestep.cli.main import run
+from widestep.report.build import build_report
+from widestep.report.claims import judge
+from widestep.report.cost import study_cost
+from widestep.report.figures import figure_data
+from widestep.report.poster import poster, poster_record, summary_record
+from widestep.report.poster_drawing import HEIGHT, WIDTH, draw_poster
+from widestep.report.poster_text import fitting_size, line_height, text_width, wrapped
+from widestep.report.results import read_study
+from widestep.study import study as studies
+
+_NUMBER = re.compile(r"[+−]?\d[\d,]*(?:\.\d+)?")
+
+
+def outcome(fakes):
+    def planned(cell, seed, rng):
+        workers, warmup = cell.recipe.grid.num_workers, float(cell.recipe.warmup.amount)
+        if (workers, warmup, seed) == (40, 8, 3):
+            return fakes.planned(0, "diverged")
+        return fakes.planned(820 - workers + int(rng.integers(5)) - 8 * (warmup == 0))
+
+    return planned
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, small_text, fakes):
+    text = small_text.replace("margin = 0.5", 'margin = 0.5\nnotes = ["Trained on 8 images by 3 people."]')
+    directory = fakes.study(tmp_path_factory.mktemp("poster") / "s", studies.parse(text), outcome(fakes))
+    build_report(directory, with_poster=True)
+    return directory
+
+
+def files_of(directory):
+    names = ("findings.json", "summary.json", "cost.json")
+    found = {name: json.loads((directory / "report" / name).read_text()) for name in names}
+    return {**found, "study.toml": tomllib.loads((directory / "study.toml").read_text())}
+
+
+def value_at(files, source):
+    value = files[source["file"]]
+    for key in source["at"][:-1]:
+        value = value[key]
+    last = source["at"][-1]
+    found = value[last]
+    return last if isinstance(found, dict) else ", ".join(found) if isinstance(found, list) else found
+
+
+def says(text, value):
+    """Whether a text is this value, to the digits that it shows; a share may be written in percent."""
+    if isinstance(value, str):
+        return text in (value, value.rstrip("."), value[:16])
+    number = text.removeprefix("< ").replace(",", "").replace("−", "-")
+    if text.startswith("< "):
+        return value < float(number)
+    half = 0.5 * 10 ** -len(number.partition(".")[2]) * (1 + 1e-9)
+    return any(abs(float(number) - scale * value) <= half for scale in (1, 100))
+
+
+def test_every_number_is_followed_to_its_source(made):
+    record, files = json.loads((made / "report" / "poster.json").read_text()), files_of(made)
+    followed = 0
+    for said in record["texts"]:
+        rest = said["text"]
+        for source in said["sources"]:
+            assert source["text"] in said["text"]
+            rest = rest.replace(source["text"], "", 1)
+            if source["file"].startswith("figures/"):
+                with (made / "report" / source["file"]).open() as file:
+                    assert list(csv.reader(file))
+            elif source["text"].endswith(("s", "min", "h")) and source["at"][-1] == "elapsed_seconds":
+                pass
+            else:
+                assert says(source["text"], value_at(files, source)), source
+                followed += 1
+        rest = rest.replace("SHA-256", "")
+        assert not _NUMBER.search(rest), (said["text"], rest)
+    assert followed > 50
+    assert len([said for said in record["texts"] if said["text"].startswith(("Supported", "Contradicted", "Left"))]) == 5
+
+
+def test_following_finds_a_wrong_number():
+    assert says("+1.58", 1.5837)
+    assert not says("+1.58", 1.5949)
+    assert says("95", 0.95)
+    assert says("< 0.001", 0.0004)
+    assert not says("< 0.001", 0.004)
+
+
+def test_what_is_written_is_on_the_poster(made):
+    record = json.loads((made / "report" / "poster.json").read_text())
+    svg = (made / "report" / "poster.svg").read_text()
+    words = set(re.sub(r"<[^>]*>", " ", svg).replace("&gt;", ">").replace("&lt;", "<").split())
+    for said in record["texts"]:
+        assert set(said["text"].split()) <= words, said["text"]
+    for words_of_verdicts in ("supported", "diverged", "Trained"):
+        assert words_of_verdicts in words
+
+
+def test_the_page_is_a0_and_the_bytes_are_the_same_again(made):
+    report = made / "report"
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", (report / "poster.pdf").read_bytes())
+    assert [float(side) * 25.4 / 72 for side in box.groups()] == pytest.approx([1189, 841], abs=0.1)
+    again = drawn_from(made)
+    assert (report / "poster.pdf").read_bytes() == again.pdf
+    assert (report / "poster.svg").read_text() == again.svg
+    assert b"CreationDate" not in again.pdf
+
+
+def drawn_from(directory):
+    results = read_study(directory)
+    findings = judge(results)
+    figures = [figure_data(results, spec) for spec in results.study.figures]
+    files = {
+        "findings.json": [one.record() for one in findings],
+        "summary.json": summary_record(results, (directory / "study.toml").read_text()),
+        "cost.json": study_cost(results).record(),
+        "study.toml": results.study.model_dump(),
+    }
+    return draw_poster(poster(results, findings, figures, files))
+
+
+def check_lines(lines):
+    """Every line lies within the margins, and no two lie on one another (their leading may touch)."""
+    boxes = []
+    for line in lines:
+        right = line.x + text_width(line.text, line.size, bold=line.bold)
+        bottom = line.y + 0.93 * line_height(line.size)
+        assert 0.99 <= line.x < right <= WIDTH - 0.99, line
+        assert 0 < line.y < bottom < HEIGHT, line
+        boxes.append((line.x, right, line.y, bottom))
+    for (left, right, top, bottom), (left_2, right_2, top_2, bottom_2) in itertools.combinations(boxes, 2):
+        assert left >= right_2 or left_2 >= right or top >= bottom_2 or top_2 >= bottom
+
+
+def test_texts_lie_on_the_page_and_not_on_one_another(made):
+    drawn = drawn_from(made)
+    check_lines(drawn.lines)
+    assert drawn.shown.left_out == []
+
+
+def test_too_much_text_is_made_smaller_then_left_out_by_name(tmp_path, small_text, fakes):
+    claims = "".join(
+        f'[claims.long{number}]\ntext = "{"Very long words of a claim, number " * 4}{number}."\n'
+        'test = "falls"\narms = ["batch"]\naxis = "grid"\n\n'
+        for number in range(30)
+    )
+    text = small_text.replace("[claims.a]", claims + "[claims.a]").partition("[[figures]]")[0]
+    text = text.replace("A small study", "Many words and " * 40 + "W" * 300)
+    study = studies.changed(studies.parse(text), seeds=2)
+    drawn = drawn_from(fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(780 + seed)))
+    check_lines(drawn.lines)
+    assert drawn.shown.left_out
+    assert any("more in the report" in line.text for line in drawn.lines)
+    left_out = poster_record(drawn.shown)["left_out"]
+    assert "long29: " + "Very long words of a claim, number " * 4 + "29." in left_out
+    assert len(left_out) + sum(len(block.items) for block in (*drawn.shown.left, *drawn.shown.right)) >= 3 * 35
+
+
+@pytest.mark.parametrize("status", [None, "diverged"])
+def test_nothing_finished_is_a_poster_too(tmp_path, small_text, fakes, status):
+    study = studies.changed(studies.parse(small_text), seeds=2)
+    planned = fakes.planned(0, status) if status else None
+    svg = drawn_from(fakes.study(tmp_path / "s", study, lambda cell, seed, rng: planned)).svg
+    assert "no pair of runs is complete" in svg
+    assert ("have no result" in svg) == (status is None)
+
+
+def test_a_poster_needs_a_study(tmp_path, monkeypatch):
+    said = io.StringIO()
+    monkeypatch.setattr("sys.stderr", said)
+    assert run(["report", str(tmp_path), "--poster"]) == 2
+    assert "A poster is about one study" in said.getvalue()
+
+
+def test_wrapping():
+    assert wrapped("", 10, 1.0) == [""]
+    assert " ".join(wrapped("one two three four", 20, 0.8)) == "one two three four"
+    assert all(text_width(line, 20) <= 0.8 for line in wrapped("one two three " + "m" * 50, 20, 0.8))
+    assert "".join(wrapped("m" * 50, 20, 0.8)) == "m" * 50
+    assert text_width("ab", 20) == pytest.approx(2 * text_width("ab", 10))
+    assert fitting_size("one two", [40, 20, 10], 1.0, 1) == 10 or text_width("one two", 20) <= 1.0
