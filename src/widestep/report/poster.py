@@ -238,6 +238,10 @@ def _shown(facts: Facts, index: int, one: Finding) -> Shown:
         )
     if one.p is None:
         test = facts.tell("n = {n}: no test", "small", n=(*at, "n", _number))
+    elif one.verdict == "contradicted":  # the claim's own p is large: what is shown has another
+        shown = "" if one.p_shown is None else "; what is shown instead: adjusted p {p}"
+        p = {} if one.p_shown is None else {"p": (*at, "p_shown", p_text)}
+        test = facts.tell("n = {n}" + shown, "small", n=(*at, "n", _number), **p)
     else:
         template = "n = {n}, adjusted p {p}"
         places: dict[str, tuple[Any, ...]] = {"n": (*at, "n", _number), "p": (*at, "p_adjusted", p_text)}
