@@ -11,6 +11,7 @@ import pytest
 from widestep.report.build import build_report
 from widestep.study import study as studies
 
+_FIGURE = '\n[[figures]]\nnumber = 2\nkind = "curves"\narm = "batch"\ntitle = "Curves"\n'
 _HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<b>"
 
 
@@ -223,3 +224,14 @@ def test_hostile_names_are_words(visit):
     assert page.locator("#figure-2 .live .title").text_content().startswith("</script><img")
     assert page.locator("img").count() == 0
     assert page.evaluate("page.curves.length") == 3 + 4 + 4 + 3  # every setting of every arm
+
+
+def test_a_study_in_which_all_diverged_is_quiet(visit, tmp_path, small_text, fakes):
+    study = studies.changed(studies.parse(small_text.partition("[claims.b]")[0] + _FIGURE), seeds=1)
+    directory = fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(0, "diverged"))
+    build_report(directory)
+    page = visit(directory / "report" / "index.html")
+    assert page.locator("#figure-2 .drawn svg").is_visible()
+    assert page.locator(".live .plot").count() == 0
+    assert not page.locator("#explore").is_visible()
+    assert page.get_by_text("no complete run yet").count() > 0

@@ -5,6 +5,7 @@ const page = JSON.parse(document.getElementById("page-data").textContent);
 const root = document.documentElement;
 const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 const format = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toString());
+const amount = (value) => (value !== null && Math.abs(value) >= 10 ? value.toFixed(2) : format(value));
 const charts = [];
 
 function element(tag, properties = {}, ...children) {
@@ -258,8 +259,8 @@ class Chart {
   words(line, index) {
     const place = line.at[index];
     if (place === null || place === undefined || line.mean[place] === null) return "–";
-    const ends = line.low[place] === null ? "" : ` [${format(line.low[place])}, ${format(line.high[place])}]`;
-    return format(line.mean[place]) + ends;
+    const ends = line.low[place] === null ? "" : ` [${amount(line.low[place])}, ${amount(line.high[place])}]`;
+    return amount(line.mean[place]) + ends;
   }
 
   read(index) {
