@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from traceback import format_exception
 
 from widestep.errors import Stopped, WidestepError
 from widestep.records.saved import saved_steps
@@ -54,7 +55,7 @@ def _run(store: StudyStore, stack: Sequence[Trial], execute: Execute) -> int:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a trial does, the others go on
         if len(stack) == 1:
-            store.fail(stack[0], _reason(error))
+            store.fail(stack[0], _reason(error), "".join(format_exception(error)))
             return 0
         return sum(1 if store.state(trial).finished else _run(store, [trial], execute) for trial in stack)
     return len(stack)
