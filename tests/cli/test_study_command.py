@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from widestep.cli import progress
+from widestep.cli import progress, study_status
 from widestep.cli import study as study_command
 from widestep.study.crew import StudyProgress
 from widestep.study.store import StudyStore
@@ -105,7 +105,9 @@ def test_states_for_machines(say, store, fake):
     store.fail(store.trials[3], "broke down")
     found = json.loads(say("study status small --json").stdout)
     keys = ["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "directory", "reason"]
-    assert [list(row) for row in found] == [keys] * 4
+    assert [list(row) for row in found] == [[*keys, "log", "progress", "since"]] * 4
+    assert [row["progress"] for row in found] == [0.0, 0.0, 1.0, None]
+    assert found[3]["log"] == f"{found[3]['directory']}/log.txt"
     assert [row["status"] for row in found] == ["missing", "missing", "complete", "failed"]
     assert [row["fingerprint"] for row in found] == [trial.fingerprint for trial in store.trials]
     assert (found[2]["val_accuracy"], found[3]["reason"]) == (800 / 837, "broke down")
@@ -247,3 +249,49 @@ def test_progress_that_cannot_be_told(capsys, monkeypatch):
 )
 def test_durations(seconds, words):
     assert progress.duration(seconds) == words
+
+
+def test_states_while_others_are_at_work(say, store, fake, empty):
+    """One trial at 6 of 15 epochs; nothing on the disk changes by asking."""
+    trial = store.trials[1]
+    store.claim([trial])
+    fake.begin(store.run(trial))
+    store.run(trial).event("resumed", step=30)
+    with (store.path(trial) / "epochs.csv").open("w") as file:
+        file.write("epoch,step,lr,train_loss,val_loss,val_correct,val_images,val_accuracy\n")
+        file.writelines(f"{epoch},{10 * epoch},0.1,1.0,1.0,5,10,0.5\n" for epoch in range(1, 7))
+        file.write("7,70,0.")  # being written
+    before = {path: path.stat().st_mtime_ns for path in empty.rglob("*")}
+    found = say("study status small")
+    row = json.loads(say("study status small --json").stdout)[1]
+    assert {path: path.stat().st_mtime_ns for path in empty.rglob("*")} == before
+    assert found.lines[1].split()[:5] == ["running", "ep", "6/15", "seed", "1"]
+    assert f" since {row['since'][:10]} {row['since'][11:16]}" in found.lines[1]
+    assert row["progress"] == 6 / 15
+    event = json.loads((store.path(trial) / "history.jsonl").read_text())
+    assert row["since"] == event["time"]
+
+
+def test_only_some_failures_are_tried_again(say, store, fake, monkeypatch):
+    monkeypatch.setattr(study_command, "Crew", Absent)
+    first, _, third, _ = store.trials
+    for trial in store.trials:
+        store.fail(trial, "broke down")
+    assert "trials     4, 2 to run (2 of them failed before)" in say("study retry small --only long --no-report").stderr
+    statuses = [state.status for state in store.states()]
+    assert statuses == ["failed", "failed", "missing", "missing"]
+    store.fail(third, "broke down")
+    said = say("study retry small --no-report", "--only", first.fingerprint[:6])
+    assert "trials     4, 2 to run (1 of them failed before)" in said.stderr
+    assert [state.status for state in store.states()] == ["missing", "failed", "failed", "missing"]
+    refused = say("study retry small --only broad")
+    assert refused.code == 2
+    assert "--only takes arms of the study (short, long) or beginnings of fingerprints. 'broad' is neither" in refused.stderr
+
+
+def test_large_ledgers_are_left_to_the_report(say, store, fake, monkeypatch):
+    fake.finish(store.run(store.trials[0]))
+    (store.path(store.trials[0]) / "ledger.jsonl").write_text("x" * 100)
+    monkeypatch.setattr(study_status, "_MOST_AUDITED", 99)
+    monkeypatch.setattr(study_status, "audit", None)
+    assert say("study status small").stderr == "audit      is left to the report: the ledgers of this study are large\n"

@@ -230,9 +230,9 @@ class StudyStore:
                 self._claim_path(trial).unlink(missing_ok=True)
         return unfinished
 
-    def forget_failures(self) -> int:
+    def forget_failures(self, chosen: Callable[[Trial], bool] = lambda trial: True) -> int:
         """Make failed trials ready to be tried again; returns how many. A damaged result is kept beside the new one."""
-        failed = [state.trial for state in self.states() if state.status == "failed"]
+        failed = [state.trial for state in self.states() if state.status == "failed" and chosen(state.trial)]
         for trial in failed:
             run = self.run(trial)
             with explained(run.directory):
