@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pytest
 from running_jobs import is_alive
 
+from widestep.study.estimate import data_facts, plans
+from widestep.study.footprint import disk_need
 from widestep.study.store import StudyStore
 from widestep.study.study import parse
 
@@ -172,3 +174,39 @@ def test_a_run_of_the_stack_alone_gives_its_bytes(undisturbed, command, program,
     words = ("train", "--recipe", recipe, "--json", "--tensorboard", "false", "--out")
     assert json.loads(command(*words, tmp_path / "alone").stdout)["weights_sha256"] == expected
     assert json.loads(program(*words, tmp_path / "two", "--processes", 2).stdout)["weights_sha256"] == expected
+
+
+def test_the_disk_that_was_planned_is_the_disk_that_is_used(undisturbed, command, tiny):
+    """Blocks on the disk against the formula, as of trials that lasted as long as these did."""
+    store = StudyStore.open(undisturbed)
+    facts = data_facts(store.trials)
+    run_plans = plans(store.trials, facts)
+    seconds = {result.recipe_fingerprint: result.wall_seconds for result in store.results()}
+    _, planned = disk_need(store, store.trials, run_plans, facts, seconds, 1)
+    for trial in store.trials:
+        used = sum(512 * path.lstat().st_blocks for path in (store.path(trial), *store.path(trial).rglob("*")))
+        assert used == pytest.approx(planned[trial.fingerprint].at_end, rel=0.15)
+
+
+def test_a_probe_writes_nothing_and_names_its_kinds(program, tiny, tmp_path):
+    out = tmp_path / "nothing"
+    found = program("study", "plan", tiny, "--out", out, "--jobs", 2, "--probe", "--json")
+    assert found.code == 0, found.stderr
+    plan = json.loads(found.stdout)
+    assert plan["basis"] == "a probe"
+    assert plan["probe"]["kinds_of_stack"] == 1
+    assert 0.1 < plan["probe"]["seconds"] < 60
+    assert plan["seconds"] > 4
+    assert list(tmp_path.iterdir()) == []
+    assert found.stderr == "probe      trains a few steps of 1 kinds of stack, in a directory that is removed afterwards\n"
+
+
+def test_a_probe_that_cannot_train_says_why(program, tiny, tmp_path):
+    (tmp_path / "net.py").write_text("def Net(): raise RuntimeError('no such layer')\n")
+    text = tiny.read_text().replace("stack = 2", f'model = "{tmp_path}/net.py:Net"')
+    (tmp_path / "own.toml").write_text(text)
+    found = program("study", "plan", tmp_path / "own.toml", "--out", tmp_path / "nothing", "--probe")
+    assert found.code == 8
+    assert "no such layer" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == ["net.py", "own.toml"]

@@ -113,8 +113,7 @@ def work(directory: Path) -> int:
     """
     store = StudyStore.open(directory)
     from widestep.cli.console import SilentWatcher
-    from widestep.plan.cadence import Cadence
-    from widestep.plan.execution import Execution
+    from widestep.study.work import execution_of
     from widestep.study.work import work as work_on
     from widestep.train.loop import train
     from widestep.train.stop import Deadline, StopRequest
@@ -122,13 +121,7 @@ def work(directory: Path) -> int:
 
     stop = StopRequest(Deadline.of(None))
     stop.install()
-    execution = Execution(
-        device=store.study.device,
-        tensorboard=False,
-        checkpoint_every=Cadence(10, "s"),
-        log_every=10,
-        compare_batchnorm=store.study.compare_batchnorm,
-    )
+    execution = execution_of(store.study.device, compare_batchnorm=store.study.compare_batchnorm)
 
     def execute(trials: Sequence[Trial]) -> None:
         with World() as world:
@@ -154,8 +147,7 @@ def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, repo
     say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
     stopped = None
     if missing:
-        images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
-        predicted = estimate(store, images, num_jobs)
+        predicted = estimate(store, run_plans, num_jobs)
         say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
         stopped = _work(store, run_plans, num_jobs)
     return _conclude(store, stopped, report)
