@@ -18,7 +18,7 @@ from widestep.study.study import changed, parse, source_text
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md")]
+DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md", "studies.md")]
 DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DOCS]
 
 # What takes too long here, and the test that executes it, or the same on a smaller scale.
@@ -253,3 +253,14 @@ def test_exit_codes_are_those_of_the_program():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.WidestepError)]
     assert {kind.exit_code for kind in kinds} | {0} == listed & {0, *range(1, 100)}
     assert os.EX_TEMPFAIL == 75
+
+
+def test_the_study_in_the_docs_can_be_planned(say, empty):
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    (empty / "docs.toml").write_text(text)
+    lines = say("study plan docs.toml").lines
+    assert lines[0] == "Does warmup help at 40 workers?"
+    assert "trials     24 different ones (6 seeds), 24 to run in 4 stacks" in lines
+    for key in ("to_run", "stacks", "disk", "probe", "cells"):
+        assert f"{key}," in page

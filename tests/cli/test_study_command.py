@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from widestep.cli import progress
+from widestep.cli import progress, study_status
 from widestep.cli import study as study_command
 from widestep.study.crew import StudyProgress
 from widestep.study.store import StudyStore
@@ -28,10 +28,14 @@ def test_a_plan_is_written_nowhere(say, empty):
     row = next(line for line in lines if line.startswith("warmup-40 ") and "warmup 8ep" in line).split()
     # 960 images in steps of 320 for 36 epochs; 8 epochs of warmup; 0.045 x 320/8; the seeds
     assert row == ["warmup-40", "warmup", "8ep", "40x1x8", "320", "108", "24", "1.8", "12"]
-    assert "trials     204 different ones (12 seeds), 204 to run" in lines
-    assert "images     8,916,480 training images in all" in lines  # 960 x (168 x 36 + 36 x 90)
-    # 8,916,480 / 25,000 / 2 = 178.3 s
-    assert lines[-1].startswith("time       2:58 min with 2 at a time; basis: 25,000 images/s of one core")
+    assert "trials     204 different ones (12 seeds), 204 to run in 17 stacks" in lines
+    # 960 x (168 x 36 + 36 x 90) images; 12 x (36 x (30 + 5 x 12 + 6 + 4 + 7 x 3) + 3 x 90 x 48) steps
+    assert "images     8,916,480 training images in 206,496 steps" in lines
+    # stacks of 960 x 12 x 36 and three of 960 x 12 x 90 images at 25,000/s: 41.472 and 16.5888 s, 4 s to start
+    # two jobs, the longest first: 2 long and 6 short ones against 1 and 8, 182.5 s
+    assert lines[-2].startswith("time       3:06 min with 2 at a time; basis: 25,000 images/s of one core")
+    assert lines[-1].startswith("disk       ")
+    assert lines[-1].endswith(" free; basis: states kept x state + best + final weights + records")
 
 
 def parse_shipped():
@@ -42,14 +46,24 @@ def parse_shipped():
 
 def test_a_plan_for_machines(say, empty):
     found = json.loads(say("study plan poster-digits --seeds 6 --jobs 3 --images-per-second 1000 --json").stdout)
-    assert list(found) == ["study", "trials", "to_run", "jobs", "images", "seconds", "basis", "cells"]
+    keys = ["study", "trials", "to_run", "jobs", "stacks", "steps", "images", "seconds", "basis", "disk", "probe", "cells"]
+    assert list(found) == [*keys, "audit"]
     assert (found["study"], found["trials"], found["to_run"], found["jobs"]) == ("poster-digits", 102, 102, 3)
-    assert found["images"] == 8_916_480 / 2
-    assert found["seconds"] == 8_916_480 / 2 / 1000 / 3
+    assert (found["images"], found["steps"], found["stacks"]) == (8_916_480 / 2, 206_496 / 2, 17)
+    # 14 stacks of 207.36 s and 3 of 518.4 s on 3 jobs: one long one each, and 5 short ones on two of them
+    assert found["seconds"] == pytest.approx(518.4 + 5 * 207.36)
     assert found["basis"] == "the speed given"
+    assert list(found["disk"]) == ["num_bytes", "at_most", "free", "basis", "fits"]
+    assert found["disk"]["fits"] is True
+    assert found["probe"] is None
+    assert found["audit"] == []
+    assert sum(cell["seconds"] for cell in found["cells"]) > 8_916_480 / 2 / 1000  # arms share trials
     assert len(found["cells"]) == 21
     first = {"arm": "baseline", "cell": "grid 4x1x8", "grid": "4x1x8", "global_batch": 32, "steps": 1080, "warmup_steps": 60}
-    assert found["cells"][0] == first | {"peak_lr": 0.18, "trials": 6}
+    rest = {"peak_lr": 0.18, "trials": 6, "to_run": 6, "seconds": 6 * 34.56, "bytes": found["cells"][1]["bytes"]}
+    assert found["cells"][0].keys() == (first | rest).keys()
+    assert {name: found["cells"][0][name] for name in first} == first
+    assert found["cells"][0]["seconds"] == pytest.approx(rest["seconds"])
     assert list(empty.iterdir()) == []
 
 
@@ -58,8 +72,11 @@ def test_the_posters_plan(say):
     lines = say("study plan poster --images-per-second 80000 --jobs 1").lines
     assert "trials     104 different ones (8 seeds), 104 to run" in lines
     images = 8 * 90 * (417 * 3072 + 4 * 166 * 7680 + 83 * 15360 + 55 * 23040 + 6 * 41 * 30720)
-    assert f"images     {images:,} training images in all" in lines
-    assert lines[-1] == f"time       {images / 80_000 / 3600:,.1f} h with 1 at a time; basis: the speed given"
+    steps = 8 * 90 * (417 + 4 * 166 + 83 + 55 + 6 * 41)
+    assert f"images     {images:,} training images in {steps:,} steps" in lines
+    assert lines[-2] == f"time       {images / 80_000 / 3600:,.1f} h with 1 at a time; basis: the speed given"
+    # 4 x 25,557,032 bytes six times (best, final, two states with momentum), statistics and records, 104 times
+    assert lines[-1].startswith("disk       59.7 GiB, at most 59.9 GiB, ")
 
 
 def test_a_plan_of_what_is_left(say, store, tiny, fake):
@@ -67,8 +84,9 @@ def test_a_plan_of_what_is_left(say, store, tiny, fake):
         fake.finish(store.run(trial))
     found = say("study plan", tiny, "--out", "small")
     assert "trials     4 different ones (2 seeds), 1 to run" in found.lines
-    assert "images     3,000 training images in all" in found.lines
-    assert "basis: the trials finished so far" in found.lines[-1]
+    assert "images     3,000 training images in 150 steps" in found.lines
+    assert "time       0:12 min" in found.lines[-2]  # 150 steps as the others' 10 in 0.5 s, after 4 s to start
+    assert "basis: the trials finished so far" in found.lines[-2]
 
 
 def test_a_setting_for_every_run(say, tiny):
@@ -105,7 +123,9 @@ def test_states_for_machines(say, store, fake):
     store.fail(store.trials[3], "broke down")
     found = json.loads(say("study status small --json").stdout)
     keys = ["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "directory", "reason"]
-    assert [list(row) for row in found] == [keys] * 4
+    assert [list(row) for row in found] == [[*keys, "log", "progress", "since"]] * 4
+    assert [row["progress"] for row in found] == [0.0, 0.0, 1.0, None]
+    assert found[3]["log"] == f"{found[3]['directory']}/log.txt"
     assert [row["status"] for row in found] == ["missing", "missing", "complete", "failed"]
     assert [row["fingerprint"] for row in found] == [trial.fingerprint for trial in store.trials]
     assert (found[2]["val_accuracy"], found[3]["reason"]) == (800 / 837, "broke down")
@@ -156,7 +176,7 @@ def test_what_others_are_at_is_left(say, store, tiny, monkeypatch):
     assert found.code == 75
     assert found.stderr.splitlines()[1:3] == [
         "trials     4, 4 to run",
-        "time       0:00 min with 2 at a time; basis: 25,000 images/s of one core of an AMD EPYC; yours will differ",
+        "time       0:04 min with 2 at a time; basis: 25,000 images/s of one core of an AMD EPYC; yours will differ",
     ]
     assert (store.directory / "status.csv").read_text().count(",missing,") == 4
     assert not (store.directory / "report").exists()
@@ -247,3 +267,49 @@ def test_progress_that_cannot_be_told(capsys, monkeypatch):
 )
 def test_durations(seconds, words):
     assert progress.duration(seconds) == words
+
+
+def test_states_while_others_are_at_work(say, store, fake, empty):
+    """One trial at 6 of 15 epochs; nothing on the disk changes by asking."""
+    trial = store.trials[1]
+    store.claim([trial])
+    fake.begin(store.run(trial))
+    store.run(trial).event("resumed", step=30)
+    with (store.path(trial) / "epochs.csv").open("w") as file:
+        file.write("epoch,step,lr,train_loss,val_loss,val_correct,val_images,val_accuracy\n")
+        file.writelines(f"{epoch},{10 * epoch},0.1,1.0,1.0,5,10,0.5\n" for epoch in range(1, 7))
+        file.write("7,70,0.")  # being written
+    before = {path: path.stat().st_mtime_ns for path in empty.rglob("*")}
+    found = say("study status small")
+    row = json.loads(say("study status small --json").stdout)[1]
+    assert {path: path.stat().st_mtime_ns for path in empty.rglob("*")} == before
+    assert found.lines[1].split()[:5] == ["running", "ep", "6/15", "seed", "1"]
+    assert f" since {row['since'][:10]} {row['since'][11:16]}" in found.lines[1]
+    assert row["progress"] == 6 / 15
+    event = json.loads((store.path(trial) / "history.jsonl").read_text())
+    assert row["since"] == event["time"]
+
+
+def test_only_some_failures_are_tried_again(say, store, fake, monkeypatch):
+    monkeypatch.setattr(study_command, "Crew", Absent)
+    first, _, third, _ = store.trials
+    for trial in store.trials:
+        store.fail(trial, "broke down")
+    assert "trials     4, 2 to run (2 of them failed before)" in say("study retry small --only long --no-report").stderr
+    statuses = [state.status for state in store.states()]
+    assert statuses == ["failed", "failed", "missing", "missing"]
+    store.fail(third, "broke down")
+    said = say("study retry small --no-report", "--only", first.fingerprint[:6])
+    assert "trials     4, 2 to run (1 of them failed before)" in said.stderr
+    assert [state.status for state in store.states()] == ["missing", "failed", "failed", "missing"]
+    refused = say("study retry small --only broad")
+    assert refused.code == 2
+    assert "--only takes arms of the study (short, long) or beginnings of fingerprints. 'broad' is neither" in refused.stderr
+
+
+def test_large_ledgers_are_left_to_the_report(say, store, fake, monkeypatch):
+    fake.finish(store.run(store.trials[0]))
+    (store.path(store.trials[0]) / "ledger.jsonl").write_text("x" * 100)
+    monkeypatch.setattr(study_status, "_MOST_AUDITED", 99)
+    monkeypatch.setattr(study_status, "audit", None)
+    assert say("study status small").stderr == "audit      is left to the report: the ledgers of this study are large\n"

@@ -1,6 +1,7 @@
 """Promise: nothing in an execution changes a weight, a loss or a rate."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ USUAL = {
     "check_replicas_every": 100,
     "log_every": 1,
     "tensorboard": "true",
+    "log_to": "",
     "compare_batchnorm": "false",
     "digests": "false",
 }
@@ -52,6 +54,7 @@ OTHER = {
     "check_replicas_every": 3,
     "log_every": 4,
     "tensorboard": "false",
+    "log_to": "wandb,mlflow",
     "compare_batchnorm": "true",
     "digests": "true",
 }
@@ -71,6 +74,8 @@ def test_a_field_of_the_execution_is_inert(
     assert name in OTHER, f"a new field of the execution needs another value here: {name}"
     if name == "device" and torch.cuda.is_available():
         pytest.skip("another kind of device is another environment, not another execution")
+    if name == "log_to" and not all(map(find_spec, ("wandb", "mlflow"))):
+        pytest.skip("the packages wandb and mlflow are not installed")
     if "run" not in usual:
         usual["run"] = trained_here(usual["directory"], FIELDS, **USUAL)
     execution = {key: value for key, value in {**USUAL, name: OTHER[name]}.items() if key != "out"}

@@ -25,6 +25,7 @@ ALTERNATIVES = {
     "check_replicas_every": "7",
     "log_every": "10",
     "tensorboard": "false",
+    "log_to": "mlflow,wandb",
     "compare_batchnorm": "true",
     "digests": "true",
 }
@@ -77,6 +78,7 @@ def test_the_directory_is_found_again_by_the_settings():
         ("check_replicas_every", "0"),
         ("log_every", "0"),
         ("tensorboard", "perhaps"),
+        ("log_to", "neptune"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, text):

@@ -1,6 +1,7 @@
 """Findings recomputed from the files on disk with other code, for planted effects of every kind."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ from scipy import stats
 
 from widestep.report.claims import judge
 from widestep.report.results import read_study
+from widestep.report.sections import study_page
 from widestep.study import study as studies
+from widestep.study.audit import Audit
+from widestep.study.store import StudyStore
 
 VAL = 837
 
@@ -211,3 +215,54 @@ def test_six_seeds_cannot_survive_five_claims_and_the_finding_says_so(tmp_path, 
     assert finding.p == 2 / 2**6
     assert finding.verdict == "undecided"
     assert "8 seeds can decide" in finding.detail  # 5 * 2 / 2**8 = 0.039
+
+
+LATE = """
+[claims.f]
+text = "Ten against four."
+test = "falls"
+arms = ["batch"]
+axis = "grid"
+between = ["4x1x8", "10x1x8"]
+"""
+
+
+def test_a_claim_that_was_added_after_results_leaves_the_others_as_they_were(
+    directory, findings, study, small_text, tmp_path
+):
+    """Holm over five for those declared before; over six for the late one, which is marked."""
+    shutil.copytree(directory, tmp_path / "grown")
+    grown = studies.parse(small_text.replace("[[figures]]", LATE + "\n[[figures]]", 1))
+    StudyStore.create(tmp_path / "grown", grown)
+    found = {finding.claim: finding for finding in judge(read_study(tmp_path / "grown"))}
+    assert {name: found[name] for name in findings} == findings
+    late = found["f"]
+    p_values = [found[name].p for name in "abcdef"]
+    assert late.p_adjusted == pytest.approx(holm_by_hand(p_values)[5])
+    assert late.p_adjusted != pytest.approx(late.p)
+    assert "Holm over 6 claims" in late.test
+    assert "Holm over 5 claims" in found["a"].test
+    num_trials = len(list((directory / "trials").iterdir()))
+    assert (late.declared_after, found["a"].declared_after) == (num_trials, 0)
+    assert late.detail.endswith(f"This claim was added after {num_trials} trials had an outcome.")
+    page = study_page(read_study(tmp_path / "grown"), list(found.values()), [], [], Audit(0, 0, 0, 0, 0, 0), [])
+    assert f"after {num_trials} trials had an outcome: claim f added." in page.notices[-1]
+
+
+def holm_by_hand(p_values):
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def test_settings_that_were_changed_after_results_are_told(directory, small_text, tmp_path):
+    shutil.copytree(directory, tmp_path / "grown")
+    grown = studies.parse(small_text.replace('"12st", "8ep"]', '"12st", "8ep", "9ep"]'))
+    StudyStore.create(tmp_path / "grown", grown)
+    found = {finding.claim: finding for finding in judge(read_study(tmp_path / "grown"))}
+    words = "The settings it compares were changed after "
+    assert [name for name, finding in found.items() if words in finding.detail] == ["b", "c", "d"]
+    assert {finding.declared_after for finding in found.values()} == {0}

@@ -1,7 +1,8 @@
 """Stands in for `widestep study work DIRECTORY` under a crew: its fate is in the file `fate` beside the study.
 
-The fate maps fingerprints to what befalls the worker that takes the trial: a signal's number, or an exit code as text. The
-key "start" is for before it takes one. Every start becomes a line of the file `starts`: the worker's GPUs.
+The fate maps fingerprints to what befalls the worker that takes the trial: a signal's number, or an exit code as text; in a
+list what happens the first time only. The key "start" is for before it takes one. Every start becomes a line of the file
+`starts`: the worker's GPUs.
 """
 
 import json
@@ -29,6 +30,10 @@ signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
 
 def meet(name: str) -> None:
     met = fate.get(name)
+    if isinstance(met, list):
+        before = directory.parent / f"met-{name}"
+        met = None if before.exists() else met[0]
+        before.touch()
     if isinstance(met, int):
         os.kill(os.getpid(), met)
     elif met == "wait":

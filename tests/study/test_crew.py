@@ -137,22 +137,43 @@ def test_each_worker_has_a_gpu_of_its_own(hire, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fate", "reason"),
+    ("fate", "num_deaths", "reason"),
     [
-        (signal.SIGKILL, "the process that ran it ended with SIGKILL; perhaps out of memory"),
-        (signal.SIGSEGV, "the process that ran it ended with SIGSEGV; perhaps out of memory"),
-        ("9", "the process that ran it ended with exit code 9; perhaps out of memory"),
+        (signal.SIGKILL, 4, "the process that ran it ended with SIGKILL; perhaps out of memory"),
+        (signal.SIGSEGV, 2, "the process that ran it ended with SIGSEGV; perhaps out of memory"),
+        ("9", 2, "the process that ran it ended with exit code 9; perhaps out of memory"),
     ],
 )
-def test_a_worker_that_dies_leaves_a_failed_trial_and_is_replaced(hire, fate, reason):
+def test_a_worker_that_dies_leaves_a_failed_trial_and_is_replaced(hire, fate, num_deaths, reason):
     store, hired, starts = hire(lambda trials: {trials[0].fingerprint: fate, trials[7].fingerprint: fate})
     assert hired.watch(lambda: None) is None
     found = {state.trial.fingerprint: state for state in store.states()}
     for index, trial in enumerate(store.trials):
         state = found[trial.fingerprint]
         assert (state.status, state.reason) == (("failed", reason) if index in (0, 7) else ("complete", None))
-    assert starts.read_text() == "\n" * 3
+    assert starts.read_text() == "\n" * (1 + num_deaths)
     assert store.forget_failures() == 2
+
+
+def test_a_trial_that_was_killed_is_taken_up_again_by_the_same_crew(hire):
+    """Two are killed once, one fails in earnest: one more start for each, and only the last has failed."""
+    store, hired, starts = hire(
+        lambda trials: {
+            trials[0].fingerprint: [signal.SIGKILL],
+            trials[7].fingerprint: [signal.SIGKILL],
+            trials[8].fingerprint: "9",
+        }
+    )
+    assert hired.watch(lambda: None) is None
+    assert [state.trial for state in store.states() if state.status == "failed"] == [store.trials[8]]
+    assert statuses(store).count("complete") == 11
+    assert starts.read_text() == "\n" * 4
+    assert "ended with SIGKILL; perhaps out of memory; it is taken up again" in log_of(store, 7)
+    assert "failed: the process that ran it ended with exit code 9" in log_of(store, 8)
+
+
+def log_of(store, index):
+    return (store.path(store.trials[index]) / "log.txt").read_text()
 
 
 def test_a_worker_that_dies_leaves_its_whole_stack_and_no_more(hire):

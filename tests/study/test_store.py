@@ -292,12 +292,31 @@ def test_what_an_ended_process_was_doing_has_failed(make, fake, ended):
     fake.begin(store.run(store.trials[2]))
     claimed_by(store, store.trials[4], process=ended, host="another-host")
     store.claim(store.trials[5:6])
-    assert store.fail_claims_of(ended, "ended with SIGKILL") == store.trials[2:4]
+    assert store.settle_claims_of(ended, "ended with SIGKILL", nobody) == store.trials[2:4]
     expected = ["complete", "diverged", "failed", "failed", "running", "running"] + ["missing"] * 6
     assert statuses(store) == expected
     assert [state.reason for state in store.states()[2:4]] == ["ended with SIGKILL"] * 2
-    assert store.fail_claims_of(ended, "ended with SIGKILL") == []
-    assert store.fail_claims_of(os.getpid(), "it lives") == []
+    assert store.settle_claims_of(ended, "ended with SIGKILL", nobody) == []
+    assert store.settle_claims_of(os.getpid(), "it lives", nobody) == []
+
+
+def nobody(trial):
+    return False
+
+
+def test_what_is_spared_is_free_again(make, fake, ended):
+    """Of three trials that a killed process had claimed one has its outcome, one is spared, one has failed."""
+    store = make()
+    for trial in store.trials[:3]:
+        claimed_by(store, trial, process=ended)
+        fake.begin(store.run(trial))
+    fake.finish(store.run(store.trials[0]))
+    spared = store.trials[1]
+    assert store.settle_claims_of(ended, "ended with SIGKILL", lambda trial: trial == spared) == store.trials[1:3]
+    assert statuses(store)[:4] == ["complete", "stopped", "failed", "missing"]
+    assert store.claim([spared]) == [spared]
+    assert (store.path(spared) / "log.txt").read_text().endswith(" ended with SIGKILL; it is taken up again\n")
+    assert (store.path(store.trials[2]) / "log.txt").read_text().endswith(" failed: ended with SIGKILL\n")
 
 
 def test_two_arms_share_a_trial(make, fake):

@@ -56,6 +56,10 @@ def test_two_fail_and_one_is_killed_and_the_next_start_runs_these_three(make, fa
     assert states[killed].status == "stopped"
     assert sum(state.finished for state in states.values()) == 9
     assert len(first.stacks) == 12
+    log = (store.path(store.trials[5]) / "log.txt").read_text()
+    assert "failed: ZeroDivisionError: division by zero" in log
+    assert "Traceback (most recent call last):" in log
+    assert "raise self.at_fault[trial.fingerprint]" in log
 
     second = Trainer(store, fake)
     assert store.forget_failures() == 2

@@ -1,6 +1,6 @@
 """`widestep study run`, `retry` and `work`: the many runs of a question."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from widestep.cli.progress import ProgressView, duration, say
@@ -52,26 +52,52 @@ def run(
     num_jobs = num_jobs_of(wanted, jobs)
     run_plans = plans(wanted.trials())
     _refuse_without_files(wanted)
-    return _go_on(StudyStore.create(directory, wanted), run_plans, num_jobs, report)
+    store = StudyStore.create(directory, wanted)
+    return _go_on(store, run_plans, num_jobs, report, store.forget_failures())
 
 
-def retry(directory: Path = Path("studies/poster-digits"), *, jobs: int | None = None, report: bool = True) -> int:
+def retry(
+    directory: Path = Path("studies/poster-digits"),
+    *,
+    only: list[str] | None = None,
+    jobs: int | None = None,
+    report: bool = True,
+) -> int:
     """Try the failed trials of a study again, and whatever else is left of it.
 
     For example:
       widestep study retry studies/poster-digits
+      widestep study retry studies/poster-digits --only warmup-40
 
     Parameters
     ----------
     directory
         Directory of the study.
+    only
+        Of the failed trials, only those of these arms, or whose fingerprint begins so.
     jobs
         Runs, or stacks of runs, at a time; otherwise one a GPU or core.
     report
         Make the report at the end.
     """
     store = StudyStore.open(directory)
-    return _go_on(store, plans(store.trials), num_jobs_of(store.study, jobs), report)
+    run_plans, num_jobs = plans(store.trials), num_jobs_of(store.study, jobs)
+    return _go_on(store, run_plans, num_jobs, report, store.forget_failures(_chosen(store, only)))
+
+
+def _chosen(store: StudyStore, only: Sequence[str] | None) -> Callable[[Trial], bool]:
+    """Return what says whether a trial is among those that `--only` names; raises UsageError when a word names none."""
+
+    def named(trial: Trial, word: str) -> bool:
+        return word == trial.arm or (word != "" and trial.fingerprint.startswith(word))
+
+    for word in only or ():
+        if not any(named(trial, word) for trial in store.trials):
+            raise UsageError(
+                f"--only takes arms of the study ({', '.join(store.study.arms)}) or beginnings of fingerprints. "
+                f"{word!r} is neither; `widestep study status` lists them."
+            )
+    return lambda trial: only is None or any(named(trial, word) for word in only)
 
 
 def work(directory: Path) -> int:
@@ -87,8 +113,7 @@ def work(directory: Path) -> int:
     """
     store = StudyStore.open(directory)
     from widestep.cli.console import SilentWatcher
-    from widestep.plan.cadence import Cadence
-    from widestep.plan.execution import Execution
+    from widestep.study.work import execution_of
     from widestep.study.work import work as work_on
     from widestep.train.loop import train
     from widestep.train.stop import Deadline, StopRequest
@@ -96,13 +121,7 @@ def work(directory: Path) -> int:
 
     stop = StopRequest(Deadline.of(None))
     stop.install()
-    execution = Execution(
-        device=store.study.device,
-        tensorboard=False,
-        checkpoint_every=Cadence(10, "s"),
-        log_every=10,
-        compare_batchnorm=store.study.compare_batchnorm,
-    )
+    execution = execution_of(store.study.device, compare_batchnorm=store.study.compare_batchnorm)
 
     def execute(trials: Sequence[Trial]) -> None:
         with World() as world:
@@ -120,17 +139,15 @@ def _refuse_without_files(study: Study) -> None:
         )
 
 
-def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, report: bool) -> int:
-    """Run what is left of a study, failures included, and return the exit code."""
-    num_again = store.forget_failures()
-    missing = [state.trial for state in store.states() if not state.finished]
+def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, report: bool, num_again: int) -> int:
+    """Run what is left of a study, of which `num_again` trials failed before, and return the exit code."""
+    missing = [state.trial for state in store.states() if state.runnable or state.status == "running"]
     failed_before = f" ({num_again} of them failed before)" if num_again else ""
     say(f"study      {store.study.name}: {store.study.title}")
     say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
     stopped = None
     if missing:
-        images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
-        predicted = estimate(store, images, num_jobs)
+        predicted = estimate(store, run_plans, num_jobs)
         say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
         stopped = _work(store, run_plans, num_jobs)
     return _conclude(store, stopped, report)
@@ -175,4 +192,4 @@ def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
         print(line)
     if not lines:
         say_audit(audit(store).found)
-    return exit_code_of(store)
+    return exit_code_of(store.states())

@@ -1,13 +1,20 @@
-"""`widestep study plan`: what a study would run, how long it takes, without writing or starting anything."""
+"""`widestep study plan`: what a study would run, how long it takes, how much disk, without writing or starting anything."""
 
 import json as json_module
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
+from widestep.cli import study_probe
 from widestep.cli.progress import duration
+from widestep.cli.study_probe import Probe
 from widestep.cli.study_wanted import num_jobs_of, wanted_study
+from widestep.plan.plain import plain
 from widestep.plan.runplan import RunPlan
+from widestep.records.fact import size
 from widestep.study.audit import planned
-from widestep.study.estimate import estimate, plans
+from widestep.study.estimate import Estimate, data_facts, estimate, plans
+from widestep.study.footprint import DiskNeed, Footprint, disk_need
 from widestep.study.store import StudyStore
 
 
@@ -18,13 +25,15 @@ def plan(
     seeds: int | None = None,
     jobs: int | None = None,
     images_per_second: float | None = None,
+    probe: bool = False,
     json: bool = False,
     **fields: str,
 ) -> int:
-    """Show a study's trials, steps and predicted time; write nothing and start nothing.
+    """Show a study's trials, steps, time and disk; write nothing and start nothing.
 
     For example:
       widestep study plan poster-digits
+      widestep study plan poster-digits --probe
       widestep study plan poster --images-per-second 80000
 
     Parameters
@@ -39,6 +48,8 @@ def plan(
         Runs, or stacks of runs, at a time.
     images_per_second
         Training speed of one job, when you know it.
+    probe
+        Train a few steps of each kind of run in a temporary directory first.
     json
         Print as JSON.
     fields
@@ -46,39 +57,93 @@ def plan(
     """
     store = StudyStore(*wanted_study(study, out, seeds, fields))
     num_jobs = num_jobs_of(store.study, jobs)
-    run_plans = plans(store.trials)
-    audited = planned(store.study, run_plans)
-    missing = [state.trial for state in store.states() if not state.finished]
-    images = sum(run_plans[trial.fingerprint].total_images for trial in missing)
-    predicted = estimate(store, images, num_jobs, images_per_second)
-    rows = _plan_rows(store, run_plans)
+    facts = data_facts(store.trials)
+    run_plans = plans(store.trials, facts)
+    found = study_probe.probe(store, num_jobs) if probe else None
+    costs = found.costs if found else None
+    predicted = estimate(store, run_plans, num_jobs, images_per_second=images_per_second, probed=costs)
+    left = [state.trial for state in store.states() if not state.finished]
+    disk, footprints = disk_need(store, left, run_plans, facts, predicted.of_trial, num_jobs)
+    rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
+    audited = [one.record() for one in planned(store.study, run_plans)]
     if json:
-        facts = {"study": store.study.name, "trials": len(store.trials), "to_run": len(missing), "jobs": num_jobs}
-        timing = {"images": images, "seconds": predicted.seconds, "basis": predicted.basis}
-        said = {"audit": [one.record() for one in audited]} if audited else {}
-        print(json_module.dumps(facts | timing | {"cells": rows} | said, indent=2))
+        whole = _record(store, len(left), num_jobs, predicted, disk, found)
+        print(json_module.dumps(whole | {"cells": rows, "audit": audited}, indent=2))
         return 0
-    print(f"{store.study.title}\n")
-    print(f"{'arm':<16} {'cell':<28} {'grid':>11} {'batch':>7} {'steps':>8} {'warmup':>7} {'peak rate':>9} {'trials':>7}")
-    for row in rows:
-        print(
-            f"{row['arm']:<16} {row['cell']:<28} {row['grid']:>11} {row['global_batch']:>7,} {row['steps']:>8,} "
-            f"{row['warmup_steps']:>7,} {row['peak_lr']:>9.4g} {row['trials']:>7}"
-        )
-    print()
+    print(f"{plain(store.study.title)}\n")
+    _print_cells(rows)
     for one in audited:
-        print(f"audit      {one.text}")
-    print(f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {len(missing)} to run")
-    print(f"images     {images:,} training images in all")
-    print(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+        print(plain(f"audit      {one['text']}"))
+    for line in _lines(store, len(left), num_jobs, predicted, disk, found):
+        print(line)
     return 0
 
 
-def _plan_rows(store: StudyStore, run_plans: dict[str, RunPlan]) -> list[dict[str, object]]:
+def _record(
+    store: StudyStore, num_left: int, num_jobs: int, predicted: Estimate, disk: DiskNeed, found: Probe | None
+) -> dict[str, object]:
+    """Return everything as plain values; the keys stay stable."""
+    return {
+        "study": store.study.name,
+        "trials": len(store.trials),
+        "to_run": num_left,
+        "jobs": num_jobs,
+        "stacks": predicted.num_stacks,
+        "steps": predicted.num_steps,
+        "images": predicted.num_images,
+        "seconds": predicted.seconds,
+        "basis": predicted.basis,
+        "disk": {**asdict(disk), "fits": disk.fits},
+        "probe": None if found is None else {"seconds": found.seconds, "kinds_of_stack": len(found.costs)},
+    }
+
+
+def _print_cells(rows: list[dict[str, object]]) -> None:
+    print(f"{'arm':<16} {'cell':<28} {'grid':>11} {'batch':>7} {'steps':>8} {'warmup':>7} {'peak rate':>9} {'trials':>7}")
+    for row in rows:
+        print(
+            plain(
+                f"{row['arm']:<16} {row['cell']:<28} {row['grid']:>11} {row['global_batch']:>7,} {row['steps']:>8,} "
+                f"{row['warmup_steps']:>7,} {row['peak_lr']:>9.4g} {row['trials']:>7}"
+            )
+        )
+    print()
+
+
+def _lines(
+    store: StudyStore, num_left: int, num_jobs: int, predicted: Estimate, disk: DiskNeed, found: Probe | None
+) -> list[str]:
+    """Say what the study comes to: trials, steps, time and disk, each with its basis."""
+    num_stacks = "" if predicted.num_stacks == num_left else f" in {predicted.num_stacks} stacks"
+    lines = [
+        f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {num_left} to run{num_stacks}",
+        f"images     {predicted.num_images:,} training images in {predicted.num_steps:,} steps",
+    ]
+    if found is not None:
+        lines.append(f"probe      {len(found.costs)} kinds of stack measured in {found.seconds:.0f} s")
+    lines.append(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+    free = "" if disk.free is None else f", {size(disk.free)} free"
+    if disk.num_bytes is None or disk.at_most is None:
+        return [*lines, f"disk       unknown{free}; basis: {plain(disk.basis)}"]
+    lines.append(f"disk       {size(disk.num_bytes)}, at most {size(disk.at_most)}{free}; basis: {disk.basis}")
+    if disk.fits is False:
+        lines.append(f"warning    the study does not fit on the disk of {plain(str(store.directory))}; choose another --out")
+    return lines
+
+
+def _plan_rows(
+    store: StudyStore,
+    left: set[str],
+    run_plans: dict[str, RunPlan],
+    predicted: Estimate,
+    footprints: Mapping[str, Footprint],
+) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for arm in store.study.arms:
         for cell in store.study.cells(arm):
-            run_plan = run_plans[cell.fingerprint(store.study.seeds[0])]
+            names = [cell.fingerprint(seed) for seed in store.study.seeds]
+            run_plan = run_plans[names[0]]
+            own = [name for name in names if name in left]
             rows.append(
                 {
                     "arm": arm,
@@ -89,6 +154,9 @@ def _plan_rows(store: StudyStore, run_plans: dict[str, RunPlan]) -> list[dict[st
                     "warmup_steps": run_plan.schedule.warmup_steps,
                     "peak_lr": cell.recipe.peak_lr,
                     "trials": len(store.study.seeds),
+                    "to_run": len(own),
+                    "seconds": None if predicted.seconds is None else sum(predicted.of_trial[name] for name in own),
+                    "bytes": sum(footprints[name].at_end for name in own) if footprints.keys() >= {*own} else None,
                 }
             )
     return rows

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from widestep.plan.cadence import Cadence, CadenceField
 from widestep.plan.fields import Fields
+from widestep.plan.services import ServicesField
 from widestep.plan.timespan import TimeField
 
 
@@ -45,6 +46,9 @@ class Execution(Fields):
     """Steps between two records in metrics.jsonl and ledger.jsonl; the last step of an epoch is always recorded."""
     tensorboard: bool = True
     """Also write TensorBoard events, when the package tensorboard is installed."""
+    log_to: ServicesField = ()
+    """Also send rate, losses and accuracy to tracking services: `wandb`, `mlflow`, or both with a comma. They write into the
+    run's directory and open no connection, unless you have configured one (WANDB_MODE, MLFLOW_TRACKING_URI)."""
     compare_batchnorm: bool = False
     """At the end, evaluate the final weights under every policy of batchnorm_running and write batchnorm.json."""
     digests: bool = False

@@ -10,6 +10,7 @@ from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison, Paired, Si
 from widestep.report.optimum import best_per_seed
 from widestep.report.results import CellResults, StudyResults, setting_unit
 from widestep.report.verdicts import KINDS, Adjust, Rule, Verdict, Why, equivalence_p, family, shown_candidates
+from widestep.study.amendments import Amendment
 from widestep.study.study import Claim
 
 
@@ -29,6 +30,8 @@ class Finding:
         Adjusted p of what `why` names; it differs from `p_adjusted` where the opposite of the claim is shown.
     why
         What was shown: `shown`, `reversed`, `equivalent`, `beyond` (the margin), `open` (nothing), `few` (too few pairs).
+    declared_after
+        Trials that had an outcome when the claim was declared: 0, unless it was added after results could be seen.
     """
 
     claim: str
@@ -51,21 +54,36 @@ class Finding:
     arms: list[str]
     axis: str
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    declared_after: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return the finding as plain values."""
         return dict(vars(self))
 
 
+@dataclass(frozen=True)
+class Adjustment:
+    """How a claim's p is adjusted, and over how many claims."""
+
+    adjust: Adjust
+    num_claims: int
+
+
 def judge(results: StudyResults) -> list[Finding]:
-    """Return the findings of a study, in the order of its claims."""
-    claims = results.study.claims
+    """Return the findings of a study, in the order of its claims.
+
+    p is adjusted over the claims that were declared before any result; that of a claim which was added later over all.
+    """
+    claims, late = results.study.claims, late_claims(results.amendments)
     compared = [comparisons_of(results, claim) for claim in claims.values()]
     chosen = [_choose(claim, [one.paired for one in pairs]) for claim, pairs in zip(claims.values(), compared, strict=True)]
     p_values = [p for _, p in chosen]
-    return [
-        _finding(results, name, compared[index], chosen[index], family(p_values, index)) for index, name in enumerate(claims)
-    ]
+    findings = []
+    for index, name in enumerate(claims):
+        members = [place for place, other in enumerate(claims) if name in late or other not in late]
+        adjust = family([p_values[place] for place in members], members.index(index))
+        findings.append(_finding(results, name, compared[index], chosen[index], Adjustment(adjust, len(members))))
+    return findings
 
 
 def comparisons_of(results: StudyResults, claim: Claim) -> list[Comparison]:
@@ -112,14 +130,16 @@ def _choose(claim: Claim, pairs: list[Paired]) -> tuple[int, float | None]:
 
 
 def _finding(
-    results: StudyResults, name: str, compared: list[Comparison], chosen: tuple[int, float | None], adjust: Adjust
+    results: StudyResults, name: str, compared: list[Comparison], chosen: tuple[int, float | None], over: Adjustment
 ) -> Finding:
-    study, (index, p) = results.study, chosen
+    study, (index, p), adjust = results.study, chosen, over.adjust
     claim = study.claims[name]
     rule = Rule(study.level, adjust, study.margin)
     pairs = [one.paired for one in compared]
     verdict, why, p_shown = KINDS[claim.test].decide(pairs, rule) if p is not None else ("undecided", "few", None)
     reported = compared[index]
+    words = [_effect_words(reported), *_why_words(why, claim, compared, index, rule), *_left_out(compared)]
+    words += _later_words(results, name)
     return Finding(
         claim=plain(name),
         text=plain(claim.text),
@@ -129,18 +149,19 @@ def _finding(
         interval=interval(reported.paired),
         level=study.level,
         n=reported.paired.n,
-        test=_test_words(claim, reported.paired, len(compared), rule, len(study.claims)) if p is not None else "none",
+        test=_test_words(claim, reported.paired, len(compared), rule, over.num_claims) if p is not None else "none",
         p=p,
         p_adjusted=None if p is None else adjust(p),
         minimum_detectable_difference=reported.paired.detectable,
         margin=study.margin,
-        detail=" ".join([_effect_words(reported), *_why_words(why, claim, compared, index, rule), *_left_out(compared)]),
+        detail=" ".join(words),
         why=why,
         p_shown=p_shown,
         kind=claim.test,
         arms=[plain(arm) for arm in claim.arms],
         axis=claim.axis,
         comparisons=[one.record() for one in compared],
+        declared_after=late_claims(results.amendments).get(name, 0),
     )
 
 
@@ -218,3 +239,15 @@ def _left_out(compared: list[Comparison]) -> list[str]:
     if total == 0:
         return []
     return [f"{total} diverged {'run is' if total == 1 else 'runs are'} not in these numbers."]
+
+
+def late_claims(amendments: list[Amendment]) -> dict[str, int]:
+    """Return the claims that were declared after results could be seen, with the number of trials that had an outcome."""
+    return {name: one.num_finished for one in reversed(amendments) for name in one.added_claims}
+
+
+def _later_words(results: StudyResults, name: str) -> list[str]:
+    added = late_claims(results.amendments).get(name)
+    words = [] if added is None else [f"This claim was added after {added:,} trials had an outcome."]
+    changed = [one.num_finished for one in results.amendments if name in one.changed_claims]
+    return words + [f"The settings it compares were changed after {number:,} trials had an outcome." for number in changed]

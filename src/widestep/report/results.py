@@ -22,6 +22,7 @@ from widestep.plan.settings_file import read_text
 from widestep.records.reading import read_record
 from widestep.records.result import RunResult
 from widestep.records.run import Run
+from widestep.study.amendments import Amendment, read_amendments
 from widestep.study.study import Cell, Study, parse
 
 _MOST_EPOCHS = 1e12
@@ -125,6 +126,8 @@ class StudyResults:
     arms: dict[str, list[CellResults]]
     outcomes: dict[str, Outcome]
     environment: dict[str, list[str]]
+    amendments: list[Amendment] = field(default_factory=list)
+    """What was changed in the definition after trials had an outcome."""
 
     def count(self, kind: type[Outcome]) -> int:
         """Return how many trials have an outcome of this kind."""
@@ -138,6 +141,8 @@ def read_study(directory: Path) -> StudyResults:
     ------
     UsageError
         When there is no study.toml, or it does not describe a study.
+    StoreError
+        When the record of its changes is damaged.
     """
     path = directory / "study.toml"
     if not path.is_file():
@@ -157,7 +162,7 @@ def read_study(directory: Path) -> StudyResults:
                 found[seed] = outcomes[name]
             arms[arm].append(CellResults(cell, found, study.collapse_below))
     trials = [directory / "trials" / name for name, outcome in outcomes.items() if not isinstance(outcome, Missing)]
-    return StudyResults(study, directory, arms, outcomes, read_environments(trials))
+    return StudyResults(study, directory, arms, outcomes, read_environments(trials), read_amendments(directory))
 
 
 def _read_trial(directory: Path, recipe: Recipe) -> Outcome:

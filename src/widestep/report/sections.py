@@ -86,7 +86,7 @@ def _notices(results: StudyResults) -> list[str]:
             f"{'One run has' if diverged == 1 else f'{diverged} runs have'} diverged. Diverged runs are counted in every "
             "figure and table and are in no mean, which flatters the settings they belong to."
         )
-    return notices
+    return notices + [plain(one.sentence) for one in results.amendments]
 
 
 def _warmup_table(warmups: list[BestWarmup], level: float) -> Table:

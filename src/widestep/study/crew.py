@@ -13,6 +13,7 @@ from types import FrameType
 from widestep.errors import Stopped, WorkerLost
 from widestep.plan.runplan import RunPlan
 from widestep.study.store import StudyStore, TrialState
+from widestep.study.study import Trial
 from widestep.workers.launched import attached_environment
 
 _POLL_SECONDS = 0.25
@@ -75,6 +76,7 @@ class Crew:
         self._store = store
         self._stopping: signal.Signals | None = None
         self._lost: str | None = None
+        self._repeated: set[str] = set()
         self._gpus = visible_gpus() if device != "cpu" else []
         self._children = {number: self._start(number) for number in range(num_processes)}
 
@@ -88,8 +90,9 @@ class Crew:
     def watch(self, show: Callable[[], None]) -> signal.Signals | None:
         """Wait until all workers have ended, calling `show` every now and then.
 
-        What a worker was doing when it died is recorded as failed, and another takes its place: every death costs at least
-        one trial, so this comes to an end.
+        Another takes the place of a worker that died. What it was doing is recorded as failed; where somebody killed it,
+        which may have had nothing to do with the trial, it is taken up again once. So every death costs something, and this
+        comes to an end.
 
         Returns
         -------
@@ -133,14 +136,23 @@ class Crew:
                 child.terminate()
 
     def _settle(self, child: "subprocess.Popen[bytes]") -> bool:
-        """Record as failed what a worker was doing when it died; say whether there was something."""
+        """Settle what a worker was doing when it died; say whether there was something."""
         if child.returncode in (0, Stopped.exit_code):
             return False
         how = signal.Signals(-child.returncode).name if child.returncode < 0 else f"exit code {child.returncode}"
-        failed = self._store.fail_claims_of(child.pid, f"the process that ran it ended with {how}; perhaps out of memory")
-        if not failed:
+        killed = child.returncode == -signal.SIGKILL
+
+        def spared(trial: Trial) -> bool:
+            first_time = trial.fingerprint not in self._repeated
+            self._repeated.add(trial.fingerprint)
+            return killed and first_time
+
+        left = self._store.settle_claims_of(
+            child.pid, f"the process that ran it ended with {how}; perhaps out of memory", spared
+        )
+        if not left:
             self._lost = how
-        return bool(failed)
+        return bool(left)
 
 
 def default_processes(threads: int, device: str) -> int:

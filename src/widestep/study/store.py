@@ -4,18 +4,19 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from widestep.errors import StoreError, UsageError
+from widestep.errors import EnvironmentFault, StoreError, UsageError
 from widestep.files import explained, write_atomically
 from widestep.plan.settings_file import read_text
 from widestep.records.reading import read_record
 from widestep.records.result import RunResult, Status
 from widestep.records.run import Run
+from widestep.study.amendments import amendment, changed_question, write_amendment
 from widestep.study.study import Study, Trial, parse, to_toml
 
 _CLAIM = {"host": str, "process": int, "started": str}
@@ -69,21 +70,25 @@ class StudyStore:
     def create(cls, directory: Path, study: Study) -> "StudyStore":
         """Begin a study in a directory, or take up the one that is there.
 
-        Seeds and arms may be added or left out at any time: what ran stays valid. What a claim is judged by may not change
-        once trials have an outcome.
+        Seeds, arms, values of axes, claims and figures may be added, and seeds and arms left out at any time: what ran stays
+        valid and is found by its fingerprint. What a claim is judged by may not change once trials have an outcome, and what
+        is changed then is written down (`amendments`).
 
         Raises
         ------
         UsageError
-            When the directory holds another study, or margin, level or claims were changed after the fact.
+            When the directory holds another study, or margin, level or declared claims were changed after the fact.
         """
         store = cls(directory, study)
         path = directory / "study.toml"
         if path.exists():
             old = parse(read_text(path), str(path))
-            store._check_same(old)
+            num_finished = len(list((directory / "trials").glob("*/result.json")))
+            store._check_same(old, num_finished)
             if old == study:
                 return store
+            if num_finished and (found := amendment(old, study, num_finished)):
+                write_amendment(directory, found)
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
             foreign = [item for item in directory.iterdir() if not item.name.startswith(".")]  # begun but killed: a dot file
@@ -104,16 +109,17 @@ class StudyStore:
             )
         return cls(directory, parse(read_text(path), str(path)))
 
-    def _check_same(self, old: Study) -> None:
+    def _check_same(self, old: Study, num_finished: int) -> None:
         if old.name != self.study.name:
             raise UsageError(
                 f"{self.directory} holds the study '{old.name}', not '{self.study.name}'. Choose another --out."
             )
-        changed = [name for name in ("margin", "level", "claims") if getattr(old, name) != getattr(self.study, name)]
-        if changed and any((self.directory / "trials").glob("*/result.json")):
+        changed = changed_question(old, self.study) if num_finished else []
+        if changed:
             raise UsageError(
                 f"What a study is judged by is declared before it runs. {', '.join(changed)} changed although trials in "
-                f"{self.directory} have finished; choose another --out for the new question."
+                f"{self.directory} have finished; add a claim beside the old ones, or choose another --out for the new "
+                "question."
             )
 
     def path(self, trial: Trial) -> Path:
@@ -182,30 +188,51 @@ class StudyStore:
                 with explained(self.directory):
                     self._claim_path(trial).unlink(missing_ok=True)
 
-    def fail(self, trial: Trial, reason: str) -> None:
-        """Record that a trial failed and why; one that has an outcome keeps it. This process's claim is given back."""
+    def fail(self, trial: Trial, reason: str, traceback: str = "") -> None:
+        """Record that a trial failed and why; one that has an outcome keeps it. This process's claim is given back.
+
+        The reason goes into failure.json, and with the traceback into the trial's log.
+        """
         run = self.run(trial)
         if not self.state(trial).finished:
             with explained(run.directory):
                 run.directory.mkdir(parents=True, exist_ok=True)
+            self.tell(trial, f"failed: {reason}\n{traceback}")
             write_atomically(run.directory / "failure.json", json.dumps({"reason": reason}) + "\n")
             if (run.directory / "STATUS").is_file():
                 run.set_status("failed")
         self.release([trial])
 
-    def fail_claims_of(self, process: int, reason: str) -> list[Trial]:
-        """Record as failed what an ended process of this host had claimed, and return it; called by whoever started it."""
+    def tell(self, trial: Trial, text: str) -> None:
+        """Append lines to the log of a trial that nobody is at; on a full disk there are none."""
+        run = self.run(trial)
+        with suppress(EnvironmentFault):
+            for line in filter(None, text.splitlines()):
+                run.log(line)
+            run.close()
+
+    def settle_claims_of(self, process: int, reason: str, spared: Callable[[Trial], bool]) -> list[Trial]:
+        """Record as failed what an ended process of this host had claimed, and return it; called by whoever started it.
+
+        Parameters
+        ----------
+        spared
+            Says which trials are left for the next worker instead; they are returned, too.
+        """
         with self._alone():
             left = [trial for trial in self.trials if self._left_behind(trial, process)]
-            failed = [trial for trial in left if not self.state(trial).finished]
+            unfinished = [trial for trial in left if not self.state(trial).finished]
             for trial in left:
-                self.fail(trial, reason)
+                if trial in unfinished and spared(trial):
+                    self.tell(trial, f"{reason}; it is taken up again")
+                else:
+                    self.fail(trial, reason)
                 self._claim_path(trial).unlink(missing_ok=True)
-        return failed
+        return unfinished
 
-    def forget_failures(self) -> int:
+    def forget_failures(self, chosen: Callable[[Trial], bool] = lambda trial: True) -> int:
         """Make failed trials ready to be tried again; returns how many. A damaged result is kept beside the new one."""
-        failed = [state.trial for state in self.states() if state.status == "failed"]
+        failed = [state.trial for state in self.states() if state.status == "failed" and chosen(state.trial)]
         for trial in failed:
             run = self.run(trial)
             with explained(run.directory):

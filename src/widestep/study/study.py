@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -157,7 +158,7 @@ class Trial:
     settings: Settings
     seed: int
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The recipe's fingerprint, which names the trial's directory."""
         return self.recipe.fingerprint

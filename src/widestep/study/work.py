@@ -2,11 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from traceback import format_exception
+from typing import Literal
 
 from widestep.errors import Stopped, WidestepError
+from widestep.plan.cadence import Cadence
+from widestep.plan.execution import Execution
 from widestep.records.saved import saved_steps
 from widestep.study.store import StudyStore
 from widestep.study.study import Trial
+
+SAVED_EVERY = Cadence(10, "s")
+"""How often the trials of a study are saved."""
+
+
+def execution_of(device: Literal["auto", "cpu", "cuda"], *, compare_batchnorm: bool) -> Execution:
+    """Return where and how fast the trials of a study run."""
+    return Execution(
+        device=device,
+        tensorboard=False,
+        checkpoint_every=SAVED_EVERY,
+        log_every=10,
+        compare_batchnorm=compare_batchnorm,
+    )
+
 
 Execute = Callable[[Sequence[Trial]], None]
 """Runs trials that share a stack, each in its directory, to their outcome."""
@@ -54,7 +73,7 @@ def _run(store: StudyStore, stack: Sequence[Trial], execute: Execute) -> int:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a trial does, the others go on
         if len(stack) == 1:
-            store.fail(stack[0], _reason(error))
+            store.fail(stack[0], _reason(error), "".join(format_exception(error)))
             return 0
         return sum(1 if store.state(trial).finished else _run(store, [trial], execute) for trial in stack)
     return len(stack)

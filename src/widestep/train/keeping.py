@@ -66,13 +66,15 @@ class Keeper:
             run.log(f"diverged: {result.reason}")
         run.event(result.status, step=state.tally.step, **spent)
         insist(partial(run.finish, result))
+        for logger in member.loggers:
+            logger.finish(result.status)
 
     def flush(self, live: Sequence[Member]) -> None:
         """Let readers see the records; say once when they find no space on the disk and wait in memory."""
         told = next(filter(None, [member.run.flush_records() for member in live]), None)
-        for member in live:
-            if member.board is not None and member.board.problem is not None:
-                self._note(member.board.problem)
+        for problem in (logger.problem for member in live for logger in member.loggers):
+            if problem is not None:
+                self._note(problem)
         if told is not None and not self._records_wait:
             self._note(told)
         self._records_wait = told is not None
@@ -87,6 +89,8 @@ class Keeper:
 
 def _copied(member: Member) -> Copied:
     run, state, best = member.run, member.state, member.state.best
+    for logger in member.loggers:
+        logger.flush()
     facts = {**member.origin, "generation": run.fence.generation if run.fence else 0, "lengths": run.record_lengths()}
     facts |= {"epochs": state.plan.epochs_after(state.tally.step), "tally": deepcopy(vars(state.tally))}
 

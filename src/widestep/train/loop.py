@@ -218,8 +218,8 @@ class _Loop:
         member.run.ledger(ledger_entry(record, self.session.batches))
         if self.session.execution.digests:
             member.run.digests(digests(record))
-        if member.board is not None:
-            member.board.step(record.step, record.applied.lr, record.statistics.loss)
+        for logger in member.loggers:
+            logger.step(record.step + 1, record.applied.lr, record.statistics.loss)
 
     def _end_diverged(self, records: Sequence[StepRecord]) -> None:
         failing = [(m, r) for m, r in zip(self.live, records, strict=True) if not r.taken]
@@ -272,8 +272,8 @@ class _Loop:
             tally.epoch_loss, tally.epoch_images = 0.0, 0
             if self.session.world.is_first:
                 member.run.epoch(row)
-                if member.board is not None:
-                    member.board.epoch(step, found.accuracy, found.finite_loss)
+                for logger in member.loggers:
+                    logger.epoch(step, found.accuracy, found.finite_loss)
         if self.session.world.is_first:
             first = due[0].state
             self.keeper.flush(self.live)

@@ -13,16 +13,14 @@ from widestep.plan.recipe import Recipe
 from widestep.records import place
 from widestep.records.fact import size
 from widestep.records.machine import needed_descriptors, require_descriptors
+from widestep.records.size import LEDGER_RECORD, METRICS_RECORD, num_moments
 from widestep.records.versions import differing, report
 from widestep.train.state import TrainState
 from widestep.workers.survey import blind_processes, gathered
 from widestep.workers.world import World
 
-_RECORDS_A_STEP = 420
-"""Bytes in metrics.jsonl and ledger.jsonl together, measured."""
 _RECORDS = 128 * 1024
 """Everything else but checkpoints: recipe, environment, log, history, epochs."""
-_TWO_MOMENTS = ("adamw", "lamb", "rmsprop-sgd")
 _MOST_DATA_FILES = 256
 
 
@@ -46,9 +44,8 @@ class Need:
         """Return what a run needs from where it is to its end."""
         trained = sum(tensor.numel() * tensor.element_size() for tensor in state.trained.values())
         held = sum(tensor.numel() * tensor.element_size() for tensor in (*state.weights().values(), state.running))
-        moments = 2 if state.plan.recipe.optimizer in _TWO_MOMENTS else 1
-        records = state.plan.total_steps // execution.log_every * _RECORDS_A_STEP
-        return Need(held + moments * trained, records + _RECORDS)
+        records = state.plan.total_steps // execution.log_every * (LEDGER_RECORD + METRICS_RECORD)
+        return Need(held + num_moments(state.plan.recipe) * trained, records + _RECORDS)
 
 
 def check_before_training(world: World, directories: Sequence[Path], needs: Sequence[Need], recipe: Recipe) -> None:

@@ -28,9 +28,9 @@ from widestep.records.environment import environment
 from widestep.records.run import Run
 from widestep.train import checkpoint
 from widestep.train.batches import Batches
-from widestep.train.board import Board
 from widestep.train.evaluate import Evaluation
 from widestep.train.inspect import check_findings, doubts, inspect
+from widestep.train.loggers import Logger, open_loggers, require_services
 from widestep.train.preflight import Need, check_before_training
 from widestep.train.setting import build_engine, choose_device, fix_arithmetic, keep_freed_memory, model_of
 from widestep.train.state import Tally, TrainState
@@ -44,14 +44,14 @@ _OF_BYTES = ("torch", "device", "instructions", "threads")
 
 @dataclass
 class Member:
-    """One run of the stack: its directory, its state, and (on process 0) its TensorBoard writer."""
+    """One run of the stack: its directory, its state, and (on process 0) who else is told its numbers."""
 
     run: Run
     state: TrainState
     interruptions: int = 0
     because: str = ""
     """What ended the attempt before, where our own launcher started the processes again."""
-    board: Board | None = None
+    loggers: list[Logger] = field(default_factory=list)
     evaluation: Evaluation | None = None
     """The newest."""
     last_lr: float = 0.0
@@ -94,8 +94,8 @@ class Session:
         """Close files and threads and release the directories."""
         self.source.close()
         for member in self.members:
-            if member.board is not None:
-                member.board.close()
+            for logger in member.loggers:
+                logger.finish("stopped")
             member.run.close()
 
 
@@ -144,6 +144,7 @@ def _prepared(runs: Sequence[Run], execution: Execution, local_process: int) -> 
     """Make what needs no directory: whatever is wrong with a recipe or its data shows before anything is written."""
     recipe = runs[0].recipe
     _check_stack(runs)
+    require_services(execution)
     device = choose_device(execution.device, local_process)
     loading = Loading(device, execution.loader_threads, execution.gib_in_memory)
     source = open_recipe_data(recipe, loading)
@@ -250,7 +251,7 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
     step = member.state.tally.step
     because = {"because": member.because} if member.because else {}
     run.event("resumed" if member.interruptions else "started", step=step, processes=facts["processes"], **because)
-    member.board = Board(run.directory, wanted=execution.tensorboard, first_step=step)
+    member.loggers = open_loggers(run, execution, step)
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:

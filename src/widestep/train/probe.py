@@ -1,0 +1,106 @@
+"""What a stack of trials costs here: a few steps and evaluations of it, really trained, and thrown away."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from widestep.data.facts import describe
+from widestep.errors import Stopped
+from widestep.plan.execution import Execution
+from widestep.plan.recipe import Recipe
+from widestep.plan.recipes import changed
+from widestep.plan.runplan import RunPlan
+from widestep.records.run import Run
+from widestep.train.evaluate import Evaluation
+from widestep.train.loop import StepReport, train
+from widestep.train.session import Session
+from widestep.train.stop import StopRequest
+from widestep.workers.world import World
+
+_STEPS_BETWEEN = 4
+"""Evaluations are so many steps apart, so that a short probe sees some."""
+_FEWEST_EVALUATIONS = 2
+_PASSES = 4
+"""Forward passes of an evaluation; its time is taken to grow with the number of validation images."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds until the first step, of a step, and of an evaluation of all validation images."""
+
+    start: float
+    step: float
+    evaluation: float
+
+
+@dataclass
+class _Stopwatch(StopRequest):
+    """Times what training tells, and asks it to stop when it has seen enough."""
+
+    seconds: float
+    began: float = field(default_factory=time.monotonic)
+    start: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    evaluations: list[float] = field(default_factory=list)
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def due(self, margin: float) -> bool:
+        """Say whether there were enough evaluations, and seconds."""
+        enough = len(self.evaluations) >= _FEWEST_EVALUATIONS and len(self.steps) >= _STEPS_BETWEEN
+        return super().due(margin) or (enough and time.monotonic() - self.began - self.start >= self.seconds)
+
+    def started(self, session: Session) -> None:
+        """Take the time of everything before the first step."""
+        self.last = time.monotonic()
+        self.start = self.last - self.began
+
+    def stepped(self, report: StepReport) -> None:
+        """Take the time of a step."""
+        self.steps.append(self._lap())
+
+    def evaluated(self, plan: RunPlan, step: int, evaluation: Evaluation) -> None:
+        """Take the time of an evaluation."""
+        self.evaluations.append(self._lap())
+
+    def noted(self, text: str) -> None:
+        """Ignore."""
+
+    def _lap(self) -> float:
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
+
+
+def measure(recipes: Sequence[Recipe], execution: Execution, directory: Path, seconds: float) -> Measured:
+    """Train the beginning of a stack for about so many seconds, with all its records.
+
+    Parameters
+    ----------
+    recipes
+        Of the trials of one stack.
+    directory
+        Where their runs are written; the caller removes it.
+
+    Raises
+    ------
+    WidestepError
+        As training would.
+    """
+    first = recipes[0]
+    facts = describe(first.data, train_images=first.train_images, image_size=first.image_size)
+    num_images = min(first.val_images or facts.num_val, facts.num_val)
+    num_looked_at = min(num_images, _PASSES * first.images_per_evaluation)
+    fields = {"evaluate_every": f"{_STEPS_BETWEEN}st", "val_images": str(num_looked_at)}
+    runs = [Run(directory / recipe.fingerprint, changed(recipe, fields)) for recipe in recipes]
+    watch = _Stopwatch(seconds)
+    try:
+        with World() as world:
+            train(runs, execution, world, watch, watch)
+    except Stopped:
+        pass
+    steps = watch.steps[1:] or watch.steps  # the first one makes what the others use again
+    return Measured(watch.start, median(steps), median(watch.evaluations) * num_images / num_looked_at)
