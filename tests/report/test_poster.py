@@ -19,6 +19,7 @@ from widestep.report.poster_drawing import HEIGHT, WIDTH, draw_poster
 from widestep.report.poster_text import fitting_size, line_height, text_width, wrapped
 from widestep.report.results import read_study
 from widestep.study import study as studies
+from widestep.study.amendments import Amendment, write_amendment
 
 _NUMBER = re.compile(r"[+−]?\d[\d,]*(?:\.\d+)?")
 
@@ -165,6 +166,17 @@ def test_too_much_text_is_made_smaller_then_left_out_by_name(tmp_path, small_tex
     left_out = poster_record(drawn.shown)["left_out"]
     assert "long29: " + "Very long words of a claim, number " * 4 + "29." in left_out
     assert len(left_out) + sum(len(block.items) for block in (*drawn.shown.left, *drawn.shown.right)) >= 3 * 35
+
+
+def test_claims_that_came_after_results_say_so(tmp_path, small_text, fakes):
+    study = studies.changed(studies.parse(small_text), seeds=2)
+    directory = fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(780 + seed))
+    write_amendment(directory, Amendment("2026-01-01T00:00:00+00:00", 3, ["claim b"], ["b"], ["c"]))
+    said = [one.text for one in drawn_from(directory).shown.texts()]
+    assert said.count("b: No warmup is worst. (added after results)") == 2
+    assert said.count("c: Too long a warmup is worse. (settings changed after results)") == 2
+    assert said.count("a: Accuracy falls with the batch.") == 2
+    assert "Claims that were declared before any result, unless they say so:" in said
 
 
 @pytest.mark.parametrize("status", [None, "diverged"])

@@ -145,7 +145,7 @@ def poster(
         title=facts.tell("{title}", title=("study.toml", "title", _words)),
         subtitle=_subtitle(facts),
         left=[_question(facts, results), _method(facts, results), _limits(facts, results, files)],
-        right=[_findings(facts, findings), _conclusions(facts, findings)],
+        right=[_findings(facts, findings, _late(results)), _conclusions(facts, findings)],
         figures=captions,
         footer=_footer(facts, files),
         left_out=[f"{one.heading} (in the report)" for one in extra],
@@ -181,12 +181,21 @@ def _subtitle(facts: Facts) -> Said:
 
 
 def _question(facts: Facts, results: StudyResults) -> Block:
-    claims = results.study.claims
-    items: list[Said | Shown] = [Said("Claims that were fixed before any run:" if claims else "No claim was made.")]
+    claims, late = results.study.claims, _late(results)
+    heading = "Claims that were declared before any result" + (", unless they say so:" if late else ":")
+    items: list[Said | Shown] = [Said(heading if claims else "No claim was made.")]
     for name in claims:
         text = ("study.toml", "claims", name, "text", _words)
-        items.append(facts.tell("{name}: {text}", "bullet", name=_key("claims", name), text=text))
+        template = "{name}: {text}" + late.get(plain(name), "")
+        items.append(facts.tell(template, "bullet", name=_key("claims", name), text=text))
     return Block("Question", items)
+
+
+def _late(results: StudyResults) -> dict[str, str]:
+    """Return what must be said of claims that were declared, or given other settings, once results could be seen."""
+    changed = {plain(name): " (settings changed after results)" for one in results.amendments for name in one.changed_claims}
+    added = {plain(name): " (added after results)" for one in results.amendments for name in one.added_claims}
+    return {**changed, **added}
 
 
 def _key(table: str, name: str) -> tuple[Any, ...]:
@@ -217,13 +226,13 @@ def _method(facts: Facts, results: StudyResults) -> Block:
     return Block("Method", items)
 
 
-def _findings(facts: Facts, findings: Sequence[Finding]) -> Block:
-    return Block("Findings", [_shown(facts, index, one) for index, one in enumerate(findings)])
+def _findings(facts: Facts, findings: Sequence[Finding], late: Mapping[str, str]) -> Block:
+    return Block("Findings", [_shown(facts, index, one, late.get(one.claim, "")) for index, one in enumerate(findings)])
 
 
-def _shown(facts: Facts, index: int, one: Finding) -> Shown:
+def _shown(facts: Facts, index: int, one: Finding, remark: str) -> Shown:
     at = ("findings.json", index)
-    claim = facts.tell("{name}: {text}", "strong", name=(*at, "claim", _words), text=(*at, "text", _words))
+    claim = facts.tell("{name}: {text}" + remark, "strong", name=(*at, "claim", _words), text=(*at, "text", _words))
     if one.effect is None:
         effect = Said("no pair of runs is complete")
     elif one.interval is None:
