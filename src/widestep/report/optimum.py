@@ -8,12 +8,7 @@ from numpy.typing import NDArray
 from widestep.plan.duration import Duration
 from widestep.plan.plain import plain
 from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, setting_number
-
-NUM_DRAWS = 4000
-"""Bootstrap draws over seeds."""
-FEWEST_FOR_BOOTSTRAP = 10
-"""Seeds below which a bootstrap interval is known to be too narrow; such lines are marked."""
-_DRAWS_SEED = 20_170_608
+from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, draws
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,7 @@ def bootstrap_best(accuracy: NDArray[np.float64], values: NDArray[np.float64], l
     values
         Shape (num_values,).
     """
-    generator = np.random.default_rng(_DRAWS_SEED)
-    drawn = generator.integers(len(accuracy), size=(NUM_DRAWS, len(accuracy)))
-    best = values[accuracy[drawn].mean(axis=1).argmax(axis=1)]
+    best = values[accuracy[draws(len(accuracy))].mean(axis=1).argmax(axis=1)]
     low, high = np.quantile(best, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
 
@@ -117,6 +110,5 @@ def finished_seeds(cells: list[CellResults]) -> list[int]:
 
 def accuracy_table(cells: list[CellResults], seeds: list[int]) -> NDArray[np.float64]:
     """Return accuracies in percent, shape (num_seeds, num_cells); a diverged run is -inf, so it is never the best."""
-    return np.array(
-        [[cell.complete[seed].accuracy if seed in cell.complete else -np.inf for cell in cells] for seed in seeds]
-    )
+    runs = [cell.complete for cell in cells]
+    return np.array([[one[seed].accuracy if seed in one else -np.inf for one in runs] for seed in seeds])

@@ -9,10 +9,10 @@ from widestep.report.audit import audit_notices, audit_section
 from widestep.report.claims import Finding
 from widestep.report.embedded import ArmCurves
 from widestep.report.figures import curve
-from widestep.report.optimum import FEWEST_FOR_BOOTSTRAP, BestWarmup
+from widestep.report.optimum import BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
 from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults
-from widestep.report.statistics import mean_interval
+from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, mean_interval
 from widestep.study.audit import Audit
 
 _MOST_LISTED = 200
@@ -84,7 +84,8 @@ def _notices(results: StudyResults) -> list[str]:
     if diverged:
         notices.append(
             f"{'One run has' if diverged == 1 else f'{diverged} runs have'} diverged. Diverged runs are counted in every "
-            "figure and table and are in no mean, which flatters the settings they belong to."
+            "figure and table and are in no mean, which flatters the settings they belong to; the tests of the claims rank "
+            "them below every other run."
         )
     return notices + [plain(one.sentence) for one in results.amendments]
 
@@ -218,8 +219,10 @@ def _method(results: StudyResults) -> list[tuple[str, str]]:
         (
             "Collapse and divergence",
             f"A run that ends below {100 * study.collapse_below:g} % has collapsed and stays in all means. A diverged run "
-            "(a loss or gradient that is no number) has no final accuracy: it is counted and left out of the means. Where "
-            "a best warmup is sought, a setting whose run diverged is not the best one for that seed.",
+            "(a loss or gradient that is no number) has no final accuracy: it is counted and left out of the means. In "
+            "the rank test of a pair it is worse than any run that ended; if both runs diverged the pair is left out. "
+            "Settings of which runs diverged on one side alone are never called equal. Where a best warmup is sought, a "
+            "setting whose run diverged is not the best one for that seed.",
         ),
     ]
 
