@@ -92,7 +92,7 @@ def wilcoxon(differences: ArrayLike) -> float:
     0.03125
     """
     positive, ranks = _signed_ranks(differences)
-    share = _rank_sums(tuple(sorted(ranks.tolist())))
+    share = rank_sums(tuple(sorted(ranks.tolist())))
     smaller = min(int(ranks[positive].sum()), int(ranks[~positive].sum()))
     return float(min(1.0, 2 * share[: smaller + 1].sum()))
 
@@ -111,8 +111,8 @@ def _signed_ranks(differences: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np
 
 
 @lru_cache(maxsize=512)
-def _rank_sums(doubled: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the probability of every sum of doubled ranks when each is positive with probability one half."""
+def rank_sums(doubled: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the probability of every sum of doubled ranks, 0 and up, when each is in it with probability one half."""
     total = sum(doubled)
     share = np.zeros(total + 1)
     share[0] = 1.0
