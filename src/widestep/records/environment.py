@@ -1,10 +1,13 @@
 """The environment a run took place in: what besides the recipe can change a bit, and what explains its speed."""
 
+import hashlib
 import os
 import platform
 import re
 import socket
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import widestep
@@ -29,6 +32,7 @@ def environment() -> dict[str, Any]:
             versions[name] = "absent"
     return {
         "widestep": widestep.__version__,
+        "source": source_digest(),
         "python": platform.python_version(),
         **versions,
         "system": f"{platform.system()} {platform.machine()}",
@@ -36,6 +40,17 @@ def environment() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "host": socket.gethostname(),
     }
+
+
+@cache
+def source_digest() -> str:
+    """Return 16 hexadecimal digits over the names and contents of all of widestep's own modules."""
+    digest, root = hashlib.sha256(), Path(widestep.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
 
 
 def require_torch() -> None:

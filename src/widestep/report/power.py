@@ -280,6 +280,11 @@ def _summaries(num_compared: int, n: int) -> tuple[NDArray[np.float64], NDArray[
     return (cells[:, 1:] - cells[:, :1]) / math.sqrt(2 * n), spread
 
 
+def equality_power(n: int, margin: float, sd: float, alpha: float) -> float:
+    """Return the probability that n pairs with this sd show equality within the margin at error `alpha`, where it is so."""
+    return 1.0 if sd == 0 else _equality(n, margin / sd, alpha)
+
+
 def _equality(n: int, margin: float, level: float) -> float:
     """Return the probability that two one-sided tests show equality within `margin` standard deviations where it is so."""
     if n < 2:

@@ -97,6 +97,13 @@ def wilcoxon(differences: ArrayLike) -> float:
     return float(min(1.0, 2 * share[: smaller + 1].sum()))
 
 
+def wilcoxon_above(differences: ArrayLike) -> float:
+    """Return the exact one-sided p of Wilcoxon's test that differences are above 0; small when they are."""
+    positive, ranks = _signed_ranks(differences)
+    share = rank_sums(tuple(sorted(ranks.tolist())))
+    return float(share[: int(ranks[~positive].sum()) + 1].sum())
+
+
 def rank_direction(differences: ArrayLike) -> int:
     """Return the sign of the rank sum of Wilcoxon's test: 1 when it speaks for positive differences, -1 for negative."""
     positive, ranks = _signed_ranks(differences)
