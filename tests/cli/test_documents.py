@@ -140,7 +140,7 @@ def test_the_commands_of_a_study(say, empty, fake, monkeypatch):
     findings = (empty / "studies/quick/report/findings.json").read_bytes()
     assert say(report).stdout == found.stdout
     assert (empty / "studies/quick/report/findings.json").read_bytes() == findings
-    assert [record["claim"] for record in json.loads(findings)] == ["a", "b", "c", "d", "e", "b-iter"]
+    assert [record["claim"] for record in json.loads(findings)] == ["a", "b", "c", "d", "e", "b-iter", "warmup-slope"]
 
 
 def photographs(root):

@@ -257,12 +257,12 @@ def found_share(kind: str, num_seeds: int, sd: float, effect: float, num_studies
         "worst": {"warm-40": [0.0, effect, effect, effect]},
         "too-long": {"warm-40": [0.0, effect, 0.0, 0.0]},
         "equivalent": {"rule": [effect, 0.0]},
+        "grows": {"warm-10": [0.0, effect, 0.0, 0.0], "warm-40": [0.0, 0.0, 0.0, effect]},
     }[kind]
     simulator = Simulator(study_of(FIVE, num_seeds))
     null = Null(kind, FIVE, num_seeds, gaussian(sd), truth, {})
-    rng, name = np.random.default_rng(len(kind) + num_seeds), kind
-    supported = 0
+    rng, supported = np.random.default_rng(len(kind) + num_seeds), 0
     for _ in range(num_studies):
         findings = {one.claim: one for one in judge(simulator.results(drawn(null, simulator, rng)))}
-        supported += findings[name].verdict == "supported"
+        supported += findings[kind].verdict == "supported"
     return supported / num_studies
