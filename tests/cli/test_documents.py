@@ -18,7 +18,7 @@ from widestep.study.study import changed, parse, source_text
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md", "studies.md")]
+DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md", "statistics.md", "studies.md")]
 DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DOCS]
 
 # What takes too long here, and the test that executes it, or the same on a smaller scale.

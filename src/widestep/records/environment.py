@@ -44,13 +44,12 @@ def environment() -> dict[str, Any]:
 
 @cache
 def source_digest() -> str:
-    """Return 16 hexadecimal digits over the names and contents of all of widestep's own modules."""
-    digest, root = hashlib.sha256(), Path(widestep.__file__).parent
+    """Return a digest of this package's Python files: a checkout changes without a new version."""
+    root = Path(widestep.__file__).parent
+    found = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()[:16]
+        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
 
 
 def require_torch() -> None:
