@@ -142,7 +142,8 @@ def _check_complete(cell: CellResults) -> None:
     where = plain(cell_name(cell))
     damaged = [one for one in cell.outcomes.values() if isinstance(one, Missing) and one.is_damaged]
     if damaged:
-        raise StoreError(f"A certificate rests on whole records. A run of {where} is damaged: {damaged[0].reason}.")
+        reason = damaged[0].reason.rstrip(".")
+        raise StoreError(f"A certificate rests on whole records. A run of {where} is damaged: {reason}.")
     if cell.missing:
         raise UsageError(
             f"A certificate rests on every seed that the study declares. {where} has no result with "
