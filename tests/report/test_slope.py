@@ -65,7 +65,7 @@ def test_proportional_warmups_have_slope_one_in_epochs_and_none_in_steps():
     assert (three.batches, three.epochs, three.steps, three.n) == ([80, 160, 320], [1.0, 2.0, 4.0], [12.0, 12.0, 12.0], 4)
     assert (three.epochs_slope, three.steps_slope) == (pytest.approx(1.0), pytest.approx(0.0))
     assert three.epochs_interval == (pytest.approx(1.0), pytest.approx(1.0))
-    assert (three.num_none, three.num_longest, three.remarks) == (0, 1, "the longest tried is best at 1")  # 12st are 2ep
+    assert (three.num_none, three.num_longest, three.remarks) == (0, 1, "longest best at 1")  # 12st are 2ep
 
 
 def test_the_same_epochs_have_slope_none():
@@ -80,7 +80,7 @@ def test_no_warmup_counts_as_half_the_shortest_tried():
     assert found.epochs == [0.0, 0.0, 8.0]
     steps = np.polyfit(np.log([80, 160, 320]), np.log([6.0, 6.0, 24.0]), 1)[0]
     assert found.steps_slope == pytest.approx(steps)
-    assert found.remarks == "none is best at 2 of 3 batches; the longest tried is best at 1"
+    assert found.remarks == "none best at 2; longest best at 1"
 
 
 def test_the_interval_is_a_plain_loop_over_drawn_seeds():

@@ -135,7 +135,7 @@ def _slope_table(slopes: list[WarmupSlope], level: float) -> Table:
 
 def _comparison_table(findings: list[Finding]) -> Table:
     rows = [_comparison_row(finding.claim, one) for finding in findings for one in finding.comparisons]
-    headers = ["claim", "comparison", "n", "mean difference", "bootstrap", "unit", "p", "p equal", "medians"]
+    headers = ["claim", "comparison", "n", "mean difference, points", "bootstrap", "p", "p equal", "medians"]
     headers += ["collapsed + diverged", "p of these"]
     words = (
         "Every paired comparison behind the verdicts, before any adjustment. Bootstrap: BCa interval of the mean, from "
@@ -147,14 +147,14 @@ def _comparison_table(findings: list[Finding]) -> Table:
 
 def _comparison_row(claim: str, one: dict[str, Any]) -> list[str]:
     medians = "–" if one["median_first"] is None else f"{one['median_first']:.2f} / {one['median_second']:.2f}"
+    unit = "" if one["unit"] == "points" else one["unit"]
     sides = ("first", "second") if one["num_finished_first"] + one["num_finished_second"] else ()
     return [
         claim,
         f"{one['first']} minus {one['second']}",
         str(one["n"]),
-        f"{signed(one['effect'])} {interval_text(one['interval'])}".strip(),
+        f"{signed(one['effect'])} {interval_text(one['interval'])} {unit}".strip(),
         interval_text(one["bootstrap_interval"]),
-        one["unit"],
         p_text(one["p"]),
         p_text(one["equivalence_p"]) if one["unit"] == "points" else "",
         medians,

@@ -63,9 +63,9 @@ class WarmupSlope:
 
     @property
     def remarks(self) -> str:
-        """What bounds the slope beside chance, in words; empty when nothing does."""
-        said = [f"none is best at {self.num_none} of {len(self.batches)} batches"] if self.num_none else []
-        said += [f"the longest tried is best at {self.num_longest}"] if self.num_longest else []
+        """At how many batches the best warmup is a bound, in words; empty when at none."""
+        said = [f"none best at {self.num_none}"] if self.num_none else []
+        said += [f"longest best at {self.num_longest}"] if self.num_longest else []
         return "; ".join(said)
 
     def record(self) -> dict[str, Any]:
