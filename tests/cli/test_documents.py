@@ -18,7 +18,7 @@ from widestep.study.study import changed, parse, source_text
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md", "studies.md")]
+DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md", "statistics.md", "studies.md")]
 DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DOCS]
 
 # What takes too long here, and the test that executes it, or the same on a smaller scale.
@@ -140,7 +140,7 @@ def test_the_commands_of_a_study(say, empty, fake, monkeypatch):
     findings = (empty / "studies/quick/report/findings.json").read_bytes()
     assert say(report).stdout == found.stdout
     assert (empty / "studies/quick/report/findings.json").read_bytes() == findings
-    assert [record["claim"] for record in json.loads(findings)] == ["a", "b", "c", "d", "e", "b-iter"]
+    assert [record["claim"] for record in json.loads(findings)] == ["a", "b", "c", "d", "e", "b-iter", "warmup-slope"]
 
 
 def photographs(root):

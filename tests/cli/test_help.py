@@ -46,7 +46,7 @@ def test_these_are_all_commands():
     recipes = {f"recipes {name}" for name in ("list", "show", "explain", "fields")}
     assert (
         names
-        == {"train", "eval", "lr", "verify", "diff", "bench", "doctor", "report", "study", "data", "recipes"}
+        == {"train", "eval", "lr", "verify", "diff", "bench", "doctor", "report", "certify", "study", "data", "recipes"}
         | study
         | data
         | recipes

@@ -47,7 +47,7 @@ def parse_shipped():
 def test_a_plan_for_machines(say, empty):
     found = json.loads(say("study plan poster-digits --seeds 6 --jobs 3 --images-per-second 1000 --json").stdout)
     keys = ["study", "trials", "to_run", "jobs", "stacks", "steps", "images", "seconds", "basis", "disk", "probe", "cells"]
-    assert list(found) == [*keys, "audit"]
+    assert list(found) == [*keys[:-1], "power", *keys[-1:], "audit"]
     assert (found["study"], found["trials"], found["to_run"], found["jobs"]) == ("poster-digits", 102, 102, 3)
     assert (found["images"], found["steps"], found["stacks"]) == (8_916_480 / 2, 206_496 / 2, 17)
     # 14 stacks of 207.36 s and 3 of 518.4 s on 3 jobs: one long one each, and 5 short ones on two of them
@@ -313,3 +313,16 @@ def test_large_ledgers_are_left_to_the_report(say, store, fake, monkeypatch):
     monkeypatch.setattr(study_status, "_MOST_AUDITED", 99)
     monkeypatch.setattr(study_status, "audit", None)
     assert say("study status small").stderr == "audit      is left to the report: the ledgers of this study are large\n"
+
+
+def test_a_plan_says_what_the_seeds_can_show(say):
+    said = " ".join(say("study plan poster-digits --seeds 8 --jobs 1").stdout.split())
+    assert "power shown in 80 % of studies, when 5 % of studies may say anything wrong: a: 8 seeds see " in said
+    assert "poster-digits at 320 images a step, 12 seeds); 0.5 points need " in said
+    assert say("study plan poster-digits --sd-from nowhere").code == 2
+
+
+def test_a_plan_without_claims_says_nothing_of_power(say, tiny):
+    found = say("study plan", tiny)
+    assert found.code == 0
+    assert "power" not in found.stdout

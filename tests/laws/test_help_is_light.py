@@ -17,7 +17,7 @@ MODULES = [
     *("widestep.files", "widestep.errors", "widestep.data.facts", "widestep.workers.launched", "widestep.workers.launcher"),
     *("widestep.cli.main", "widestep.cli.options", "widestep.cli.data"),
 ]
-HELP = ("", "train", "eval", "lr", "verify", "doctor", "report", "study", "data", "recipes")
+HELP = ("", "train", "eval", "lr", "verify", "doctor", "report", "certify", "study", "data", "recipes")
 STUDY, DATA, RECIPES = ("run", "plan", "status", "retry", "work"), ("check", "pack", "order"), ("list", "show", "fields")
 COMMANDS = [
     "--version",

@@ -8,7 +8,14 @@ from widestep.files import write_json
 from widestep.records.result import RunResult
 
 
-@pytest.mark.parametrize("fields", [{}, {"status": "diverged", "val_loss": None, "reason": "loss nan at step 7"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"status": "diverged", "val_loss": None, "reason": "loss nan at step 7"},
+        {"status": "diverged", "val_loss": 2.0e36, "reason": "loss inf at step 7"},  # of weights about to overflow
+    ],
+)
 def test_a_result_comes_back_bit_for_bit(fields, result, tmp_path):
     path = tmp_path / "result.json"
     write_json(path, result(**fields).as_dict())

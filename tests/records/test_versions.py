@@ -3,7 +3,8 @@
 import pytest
 
 import widestep
-from widestep.records.versions import differing, report, source_digest, versions
+from widestep.records.environment import source_digest
+from widestep.records.versions import differing, report, versions
 
 
 def one(host, **changed):

@@ -248,3 +248,11 @@ def test_an_audit_without_parts_is_its_words(block):
 def test_code_between_backticks():
     assert coded("use `a<b` or `c`") == "use <code>a&lt;b</code> or <code>c</code>"
     assert coded("one ` alone") == "one ` alone"
+
+
+@pytest.mark.parametrize(
+    ("why", "words"), [("reversed", "opposite"), ("equivalent", "equality"), ("beyond", "larger difference")]
+)
+def test_a_contradicted_claim_says_what_is_shown(why, words):
+    finding = replace(FINDING, verdict="contradicted", why=why, p_shown=0.012)
+    assert f"{words} shown: adjusted p 0.012" in render(Page("Study s", "A title", [], findings=[finding]))

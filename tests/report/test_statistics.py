@@ -36,14 +36,15 @@ def test_interval_and_t_test_agree_with_scipy(values, level):
     assert statistics.t_test(values) == pytest.approx(reference.pvalue, rel=1e-7, abs=1e-12)
 
 
-@pytest.mark.parametrize(("value", "p"), [(0.3, 0.0), (-2.0, 0.0), (0.0, 1.0)])
-def test_identical_differences_are_exact(value, p):
+@pytest.mark.parametrize(("value", "p"), [(0.3, 2 / 2**7), (-2.0, 2 / 2**7), (0.0, 1.0)])
+def test_identical_differences_are_as_probable_as_their_signs(value, p):
     noisy = [100.0 * (0.5 + value / 100) - 50.0] * 3 + [value] * 4  # equal up to rounding
     estimate = statistics.mean_interval(noisy, 0.95)
     assert estimate.low == estimate.mean == estimate.high == pytest.approx(value, abs=1e-12)
     assert statistics.t_test(noisy) == p
     same = statistics.equivalence(noisy, 0.5, 0.95)
-    assert same.p == (0.0 if abs(value) < 0.5 else 1.0)
+    assert same.p == (1 / 2**7 if abs(value) < 0.5 else 1.0)
+    assert same.beyond_p == (1.0 if abs(value) < 0.5 else 2 / 2**7)
     assert same.low == same.high == pytest.approx(value, abs=1e-12)
     assert statistics.minimum_detectable_difference(estimate.sd, 7, 0.95) == 0.0
 
@@ -107,6 +108,44 @@ def test_equivalence_is_two_one_sided_tests(values, margin):
     assert (found.low, found.high) == pytest.approx((ends.low, ends.high), rel=1e-9, abs=1e-9)
     if abs(found.p - 0.05) > 1e-6:
         assert (found.p < 0.05) == (-margin < found.low and found.high < margin)
+
+
+@given(spread, st.floats(0.05, 20))
+def test_beyond_is_the_interval_outside_the_margin(values, margin):
+    found = statistics.equivalence(values, margin, 0.95).beyond_p
+    upper = stats.ttest_1samp(values, margin, alternative="greater").pvalue
+    lower = stats.ttest_1samp(values, -margin, alternative="less").pvalue
+    assert found == pytest.approx(min(1.0, 2 * min(upper, lower)), rel=1e-6, abs=1e-9)
+    ends = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    if abs(found - 0.05) > 1e-6:
+        assert (found < 0.05) == (ends.low > margin or ends.high < -margin)
+
+
+def test_infinite_differences_have_the_largest_rank():
+    # ranks of .5, -1, 2 are 1, 2, 3; two infinite ones share 4.5: the sum of the negative ones is 2, of 2**5 patterns the
+    # sums 0, 1 and 2 are as small: p = 2 * 3 / 32
+    assert statistics.wilcoxon([0.5, -1.0, 2.0, math.inf, math.inf]) == 2 * 3 / 2**5
+    assert statistics.wilcoxon([-math.inf] * 6) == 2 / 2**6
+    assert statistics.rank_direction([0.5, -1.0, 2.0, math.inf, math.inf]) == 1
+    assert statistics.rank_direction([0.5, 1.0, 2.0, -math.inf, -math.inf]) == -1  # 1 + 2 + 3 against 9
+    assert statistics.rank_direction([1.0, -1.0, 0.0]) == 0
+
+
+@given(st.lists(st.sampled_from([-math.inf, -2.0, -0.5, 0.0, 0.5, 1.0, math.inf]), max_size=9))
+def test_infinite_differences_are_as_good_as_very_large_ones(values):
+    assert statistics.wilcoxon(values) == statistics.wilcoxon(np.clip(values, -1e6, 1e6))
+
+
+def test_the_bootstrap_interval_agrees_with_scipy():
+    rng = np.random.default_rng(5)
+    for values in (rng.normal(1, 1, 12), rng.exponential(2.0, 15), -rng.lognormal(0, 1, 40)):
+        low, high = statistics.bootstrap_interval(values, 0.95)
+        drawn = stats.bootstrap((values,), np.mean, confidence_level=0.95, n_resamples=50_000, method="BCa", rng=rng)
+        reference, width = drawn.confidence_interval, high - low
+        assert abs(low - reference.low) < 0.05 * width  # 4,000 draws place a 2.5 % quantile within some 2 % of the width
+        assert abs(high - reference.high) < 0.05 * width
+    assert statistics.bootstrap_interval([1.5] * 12, 0.95) == (1.5, 1.5)
+    assert statistics.bootstrap_interval([0.1, 0.2, 0.4], 0.9) == statistics.bootstrap_interval([0.1, 0.2, 0.4], 0.9)
 
 
 @pytest.mark.parametrize(("n", "points"), [(3, 1.63), (5, 0.84), (10, 0.50), (12, 0.44), (20, 0.33)])

@@ -42,6 +42,8 @@ app.command("widestep.cli.bench:bench", name="bench", help="Measure how fast a r
 app.command("widestep.cli.doctor:doctor", name="doctor", help="Say whether training can work here, and what to mend.")
 app.command("widestep.cli.report:report", name="report", help="Make the page, figures and findings of a study or of runs.")
 
+app.command("widestep.cli.certify:certify", name="certify", help="Certify that a setting preserves another's accuracy.")
+
 study = App(name="study", help="Answer a question with many runs: plan, run, look, retry.")
 for module, name, purpose in (
     ("study", "run", "Run what is missing of a study, then report."),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from widestep.cli import study_probe
 from widestep.cli.progress import duration
+from widestep.cli.study_power import power_lines, power_of
 from widestep.cli.study_probe import Probe
 from widestep.cli.study_wanted import num_jobs_of, wanted_study
 from widestep.plan.plain import plain
@@ -26,6 +27,7 @@ def plan(
     jobs: int | None = None,
     images_per_second: float | None = None,
     probe: bool = False,
+    sd_from: Path | None = None,
     json: bool = False,
     **fields: str,
 ) -> int:
@@ -50,6 +52,8 @@ def plan(
         Training speed of one job, when you know it.
     probe
         Train a few steps of each kind of run in a temporary directory first.
+    sd_from
+        Directory of an earlier study: its spread tells what the seeds can show.
     json
         Print as JSON.
     fields
@@ -65,15 +69,18 @@ def plan(
     left = [state.trial for state in store.states() if not state.finished]
     disk, footprints = disk_need(store, left, run_plans, facts, predicted.of_trial, num_jobs)
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
-    audited = [one.record() for one in planned(store.study, run_plans)]
+    audited, power = [one.record() for one in planned(store.study, run_plans)], power_of(store, sd_from)
     if json:
         whole = _record(store, len(left), num_jobs, predicted, disk, found)
-        print(json_module.dumps(whole | {"cells": rows, "audit": audited}, indent=2))
+        said = {"power": [one.record() for one in power], "cells": rows, "audit": audited}
+        print(json_module.dumps(whole | said, indent=2))
         return 0
     print(f"{plain(store.study.title)}\n")
     _print_cells(rows)
     for one in audited:
         print(plain(f"audit      {one['text']}"))
+    for line in power_lines(power, store.study.level):
+        print(line)
     for line in _lines(store, len(left), num_jobs, predicted, disk, found):
         print(line)
     return 0

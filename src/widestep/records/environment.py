@@ -1,10 +1,13 @@
 """The environment a run took place in: what besides the recipe can change a bit, and what explains its speed."""
 
+import hashlib
 import os
 import platform
 import re
 import socket
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import widestep
@@ -29,6 +32,7 @@ def environment() -> dict[str, Any]:
             versions[name] = "absent"
     return {
         "widestep": widestep.__version__,
+        "source": source_digest(),
         "python": platform.python_version(),
         **versions,
         "system": f"{platform.system()} {platform.machine()}",
@@ -36,6 +40,16 @@ def environment() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "host": socket.gethostname(),
     }
+
+
+@cache
+def source_digest() -> str:
+    """Return a digest of this package's Python files: a checkout changes without a new version."""
+    root = Path(widestep.__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
 
 
 def require_torch() -> None:

@@ -1,5 +1,6 @@
 """The outcome of a run: result.json."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -72,7 +73,7 @@ def _faults(values: Mapping[str, Any]) -> list[str]:
         plain = type(value) is int and float in allowed
         if object not in allowed and type(value) not in allowed and not plain:
             found.append(f"{name} is {value!r:.80}" if not isinstance(value, int) else f"{name} is no such number")
-        elif isinstance(value, (int, float)) and not 0 <= value < _LARGEST:
+        elif isinstance(value, (int, float)) and not 0 <= value < (math.inf if name == "val_loss" else _LARGEST):
             found.append(f"{name} is not a finite number of at least 0")
         elif name in _SHARES and isinstance(value, (int, float)) and value > 1:
             found.append(f"{name} is not at most 1")

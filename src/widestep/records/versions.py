@@ -1,12 +1,8 @@
 """Which versions a process runs, and whether those of one job agree: mixed ones train to bytes that nobody can repeat."""
 
-import hashlib
 import socket
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 
-import widestep
 from widestep.records.environment import environment
 
 DECISIVE = ("widestep", "source", "torch", "numpy", "pillow", "simplejpeg")
@@ -17,18 +13,8 @@ _SAID = (*DECISIVE, "safetensors", "python")
 
 def versions() -> dict[str, str]:
     """Return the versions of this process by name, without importing any of the packages."""
-    found = environment() | {"source": source_digest()}
+    found = environment()
     return {name: str(found[name]) for name in _SAID}
-
-
-@cache
-def source_digest() -> str:
-    """Return a digest of this package's Python files: a checkout changes without a new version."""
-    root = Path(widestep.__file__).parent
-    found = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:12]
 
 
 def report() -> dict[str, object]:

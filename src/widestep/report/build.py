@@ -24,6 +24,7 @@ from widestep.report.poster import poster, poster_record, summary_record
 from widestep.report.results import Diverged, Missing, SeedRun, StudyResults, read_study
 from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
 from widestep.report.sections import study_page
+from widestep.report.slope import warmup_slopes
 from widestep.study.audit import Audit, audit
 from widestep.study.store import StudyStore
 
@@ -48,7 +49,8 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
     """Write a study's report: index.html, figures/, findings.json, summary.json, cost.json, audit.json and more.
 
     Where runs have compared them, batchnorm.csv; with a poster also poster.pdf, poster.svg and poster.json. A partial study
-    gives a partial report. findings.json holds an entry for each claim, then one for each thing that the audit found.
+    gives a partial report. findings.json holds an entry for each claim, then one for how the best warmup goes with the
+    batch, then one for each thing that the audit found.
 
     Raises
     ------
@@ -60,6 +62,7 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
     results = read_study(study_directory)
     findings, audited = judge(results), audit(StudyStore(study_directory, results.study))
     groups, level = study_groups(results), results.study.level
+    slopes = [one.record() for one in warmup_slopes(results)]
     out = study_directory / "report"
     figures = [_write_figure(out, figure_data(results, spec)) for spec in results.study.figures]
     figures += [_write_figure(out, data) for data in claim_figures(findings)]
@@ -72,7 +75,7 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
     )
     _write_numbers(out, audited, groups, level)
     files = {
-        "findings.json": [*(finding.record() for finding in findings), *audit_records(audited)],
+        "findings.json": [*(finding.record() for finding in findings), *slopes, *audit_records(audited)],
         "cost.json": cost.record(),
         "summary.json": summary_record(results, read_text(study_directory / "study.toml")),
     }

@@ -26,6 +26,8 @@ class Finding:
         p of the claim, and the same adjusted by Holm's method over all claims of the study.
     minimum_detectable_difference
         True difference that a paired t-test with this n and spread finds with 80 % power.
+    num_diverged
+        Pairs of the reported comparison in which one side alone diverged: in the test, not in effect and interval.
     p_shown
         Adjusted p of what `why` names; it differs from `p_adjusted` where the opposite of the claim is shown.
     why
@@ -53,6 +55,7 @@ class Finding:
     kind: str
     arms: list[str]
     axis: str
+    num_diverged: int = 0
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     declared_after: int = 0
 
@@ -77,11 +80,11 @@ def judge(results: StudyResults) -> list[Finding]:
     claims, late = results.study.claims, late_claims(results.amendments)
     compared = [comparisons_of(results, claim) for claim in claims.values()]
     chosen = [_choose(claim, [one.paired for one in pairs]) for claim, pairs in zip(claims.values(), compared, strict=True)]
-    p_values = [p for _, p in chosen]
+    settled = [_settled(claim, pairs, results.study.margin) for claim, pairs in zip(claims.values(), compared, strict=True)]
     findings = []
     for index, name in enumerate(claims):
         members = [place for place, other in enumerate(claims) if name in late or other not in late]
-        adjust = family([p_values[place] for place in members], members.index(index))
+        adjust = family([settled[place] for place in members], members.index(index))
         findings.append(_finding(results, name, compared[index], chosen[index], Adjustment(adjust, len(members))))
     return findings
 
@@ -129,6 +132,11 @@ def _choose(claim: Claim, pairs: list[Paired]) -> tuple[int, float | None]:
     return index, p if kind.ready(pairs) else None
 
 
+def _settled(claim: Claim, compared: list[Comparison], margin: float) -> float | None:
+    kind, pairs = KINDS[claim.test], [one.paired for one in compared]
+    return kind.settled(pairs, margin) if kind.ready(pairs) else None
+
+
 def _finding(
     results: StudyResults, name: str, compared: list[Comparison], chosen: tuple[int, float | None], over: Adjustment
 ) -> Finding:
@@ -160,6 +168,7 @@ def _finding(
         kind=claim.test,
         arms=[plain(arm) for arm in claim.arms],
         axis=claim.axis,
+        num_diverged=reported.paired.num_diverged,
         comparisons=[one.record() for one in compared],
         declared_after=late_claims(results.amendments).get(name, 0),
     )
@@ -169,6 +178,7 @@ def _test_words(claim: Claim, pair: Paired, num_compared: int, rule: Rule, num_c
     words = pair.test
     if claim.test == "equivalent":
         words = f"two one-sided paired t (TOST) against {rule.margin:g} points"
+        words += ", not with runs that diverged on one side" if pair.num_diverged else ""
     if claim.test == "worst" and num_compared > 1:
         words += f", all {num_compared} comparisons must hold"
     if claim.test == "too-long" and num_compared > 1:
@@ -179,21 +189,29 @@ def _test_words(claim: Claim, pair: Paired, num_compared: int, rule: Rule, num_c
 def _effect_words(one: Comparison) -> str:
     pair = one.paired
     if pair.effect is None:
-        return f"No seed is complete on both sides ({one.first.label}; {one.second.label})."
+        return f"No seed is complete on both sides ({one.first.label}; {one.second.label}).{_diverged_words(one)}"
     first = one.first.label[:1].upper() + one.first.label[1:]
     if abs(pair.effect) < 5e-10:
-        return f"{first} and {one.second.label} are equal on average."
+        return f"{first} and {one.second.label} are equal on average.{_diverged_words(one)}"
     unit, direction = one.unit, "above" if pair.effect > 0 else "below"
     return (
         f"{first} is {abs(pair.effect):.2f} {unit} {direction} {one.second.label} on average, higher in "
-        f"{pair.num_higher} of {pair.n} seeds."
+        f"{pair.num_higher} of {pair.n} seeds.{_diverged_words(one)}"
     )
+
+
+def _diverged_words(one: Comparison) -> str:
+    """Say in how many more seeds one side alone diverged."""
+    pair = one.paired
+    sides = ((pair.num_first_diverged, one.first.label), (pair.num_second_diverged, one.second.label))
+    words = [f"in {count} more {label} alone diverged" for count, label in sides if count]
+    return f" {words[0][:1].upper()}{words[0][1:]}{''.join(f', {more}' for more in words[1:])}." if words else ""
 
 
 def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
     match why:
         case "few":
-            return ["A test needs two seeds that are complete on both sides of every comparison."]
+            return ["A test needs two seeds whose runs have ended on both sides of every comparison."]
         case "shown":
             return _shown_words(claim, compared, index, rule)
         case "reversed":
@@ -212,11 +230,12 @@ def _open_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule
     p = KINDS[claim.test].choose([one.paired for one in compared])[1]
     if claim.test != "equivalent" and rule.small(p) and (pair.low or 0) <= 0 <= (pair.high or 0):
         return ["The rank test shows a direction, but a few runs decide the mean: its interval includes 0."]
-    if claim.test != "equivalent" and pair.n >= FEWEST_FOR_RANKS and not rule.small(2.0 ** (1 - pair.n)):
-        needed = next(n for n in range(pair.n, 1000) if rule.small(2.0 ** (1 - n)))
+    num_pairs = pair.n + pair.num_diverged
+    if claim.test != "equivalent" and num_pairs >= FEWEST_FOR_RANKS and not rule.small(2.0 ** (1 - num_pairs)):
+        needed = next(n for n in range(num_pairs, 1000) if rule.small(2.0 ** (1 - n)))
         return [
-            f"With {pair.n} seeds p cannot be below {2.0 ** (1 - pair.n):.2g}, which does not survive the correction for "
-            f"all claims; {needed} seeds can decide."
+            f"With {num_pairs} seeds p cannot be below {2.0 ** (1 - num_pairs):.2g}, which does not survive the correction "
+            f"for all claims; {needed} seeds can decide."
         ]
     if not pair.detectable:
         return []
@@ -238,7 +257,9 @@ def _left_out(compared: list[Comparison]) -> list[str]:
     total = sum(diverged.values())
     if total == 0:
         return []
-    return [f"{total} diverged {'run is' if total == 1 else 'runs are'} not in these numbers."]
+    runs, rank = ("1 diverged run is", "it ranks") if total == 1 else (f"{total} diverged runs are", "they rank")
+    used = any(one.paired.num_diverged for one in compared)
+    return [f"{runs} not in mean and interval{f'; in the test {rank} below every other run' if used else ''}."]
 
 
 def late_claims(amendments: list[Amendment]) -> dict[str, int]:

@@ -8,12 +8,7 @@ from numpy.typing import NDArray
 from widestep.plan.duration import Duration
 from widestep.plan.plain import plain
 from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, setting_number
-
-NUM_DRAWS = 4000
-"""Bootstrap draws over seeds."""
-FEWEST_FOR_BOOTSTRAP = 10
-"""Seeds below which a bootstrap interval is known to be too narrow; such lines are marked."""
-_DRAWS_SEED = 20_170_608
+from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, draws
 
 
 @dataclass(frozen=True)
@@ -39,9 +34,9 @@ class BestWarmup:
         return self.n < FEWEST_FOR_BOOTSTRAP
 
 
-def best_warmups(results: StudyResults) -> list[BestWarmup]:
-    """Return the best warmup of every arm that has a warmup axis, one line for each combination of its other axes."""
-    lines = []
+def warmup_groups(results: StudyResults) -> list[tuple[str, str, list[CellResults]]]:
+    """Return (arm, label, cells) of every arm with a warmup axis, one for each combination of its other axes."""
+    found = []
     for arm, cells in results.arms.items():
         axes = results.study.arms[arm].axes
         if len(axes.get("warmup", [])) < 2:
@@ -51,26 +46,42 @@ def best_warmups(results: StudyResults) -> list[BestWarmup]:
             others = ", ".join(f"{name} {value}" for name, value in cell.cell.settings.items() if name != "warmup")
             groups.setdefault(others, []).append(cell)
         about = results.study.arms[arm].label or arm
-        for others, group in groups.items():
-            lines.append(_best_warmup(arm, plain(f"{about} ({others})" if others else about), group, results.study.level))
-    return lines
+        found += [(arm, plain(f"{about} ({others})" if others else about), group) for others, group in groups.items()]
+    return found
+
+
+def best_warmups(results: StudyResults) -> list[BestWarmup]:
+    """Return the best warmup of every arm that has a warmup axis, one line for each combination of its other axes."""
+    return [_best_warmup(arm, label, cells, results.study.level) for arm, label, cells in warmup_groups(results)]
+
+
+def warmup_lengths(cells: list[CellResults]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the warmups of cells in epochs and in steps, each of shape (num_cells,); None before a run is complete."""
+    known = [cell.steps_per_epoch for cell in cells if cell.steps_per_epoch is not None]
+    if not known:
+        return None
+    batch = cells[0].cell.recipe.grid.global_batch
+    lengths = [Duration.parse(cell.cell.recipe.warmup) for cell in cells]
+    epochs, steps = (
+        np.array([float(count(known[0], batch)) for count in counts])
+        for counts in ([length.epochs for length in lengths], [length.steps for length in lengths])
+    )
+    return epochs, steps
 
 
 def _best_warmup(arm: str, label: str, cells: list[CellResults], level: float) -> BestWarmup:
     batch = cells[0].cell.recipe.grid.global_batch
     seeds = finished_seeds(cells)
-    known = [cell.steps_per_epoch for cell in cells if cell.steps_per_epoch is not None]
-    if not seeds or not known:
+    lengths = warmup_lengths(cells)
+    if not seeds or lengths is None:
         return BestWarmup(arm, label, batch, len(seeds))
-    lengths = [Duration.parse(cell.cell.recipe.warmup) for cell in cells]
-    epochs = np.array([length.epochs(known[0], batch) for length in lengths])
-    steps = np.array([length.steps(known[0], batch) for length in lengths])
+    epochs, steps = lengths
     accuracy = accuracy_table(cells, seeds)
     best = int(accuracy.mean(axis=0).argmax())
     found = BestWarmup(arm, label, batch, len(seeds), float(epochs[best]), int(steps[best]), at_edge=best == len(cells) - 1)
     if len(seeds) < 2:
         return found
-    low, high = bootstrap_best(accuracy, epochs, level), bootstrap_best(accuracy, steps.astype(np.float64), level)
+    low, high = bootstrap_best(accuracy, epochs, level), bootstrap_best(accuracy, steps, level)
     return BestWarmup(**{**vars(found), "epochs_interval": low, "steps_interval": (int(high[0]), int(high[1]))})
 
 
@@ -84,9 +95,7 @@ def bootstrap_best(accuracy: NDArray[np.float64], values: NDArray[np.float64], l
     values
         Shape (num_values,).
     """
-    generator = np.random.default_rng(_DRAWS_SEED)
-    drawn = generator.integers(len(accuracy), size=(NUM_DRAWS, len(accuracy)))
-    best = values[accuracy[drawn].mean(axis=1).argmax(axis=1)]
+    best = values[accuracy[draws(len(accuracy))].mean(axis=1).argmax(axis=1)]
     low, high = np.quantile(best, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
 
@@ -117,6 +126,5 @@ def finished_seeds(cells: list[CellResults]) -> list[int]:
 
 def accuracy_table(cells: list[CellResults], seeds: list[int]) -> NDArray[np.float64]:
     """Return accuracies in percent, shape (num_seeds, num_cells); a diverged run is -inf, so it is never the best."""
-    return np.array(
-        [[cell.complete[seed].accuracy if seed in cell.complete else -np.inf for cell in cells] for seed in seeds]
-    )
+    runs = [cell.complete for cell in cells]
+    return np.array([[one[seed].accuracy if seed in one else -np.inf for one in runs] for seed in seeds])

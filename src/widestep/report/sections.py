@@ -9,10 +9,11 @@ from widestep.report.audit import audit_notices, audit_section
 from widestep.report.claims import Finding
 from widestep.report.embedded import ArmCurves
 from widestep.report.figures import curve
-from widestep.report.optimum import FEWEST_FOR_BOOTSTRAP, BestWarmup
+from widestep.report.optimum import BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
 from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults
-from widestep.report.statistics import mean_interval
+from widestep.report.slope import WarmupSlope, warmup_slopes
+from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, mean_interval
 from widestep.study.audit import Audit
 
 _MOST_LISTED = 200
@@ -33,8 +34,8 @@ def study_page(
     said = ", ".join(
         f"{verdicts.count(word)} {word}" for word in ("supported", "contradicted", "undecided") if word in verdicts
     )
-    tables = [_warmup_table(warmups, level), _comparison_table(findings), _cell_table(results)]
-    tables += [*more, _trouble_table(results)]
+    tables = [_warmup_table(warmups, level), _slope_table(warmup_slopes(results), level)]
+    tables += [_comparison_table(findings), _cell_table(results), *more, _trouble_table(results)]
     return Page(
         eyebrow=f"Study {plain(study.name)}",
         title=plain(study.title),
@@ -84,7 +85,8 @@ def _notices(results: StudyResults) -> list[str]:
     if diverged:
         notices.append(
             f"{'One run has' if diverged == 1 else f'{diverged} runs have'} diverged. Diverged runs are counted in every "
-            "figure and table and are in no mean, which flatters the settings they belong to."
+            "figure and table and are in no mean, which flatters the settings they belong to; the tests of the claims rank "
+            "them below every other run."
         )
     return notices + [plain(one.sentence) for one in results.amendments]
 
@@ -111,12 +113,33 @@ def _warmup_table(warmups: list[BestWarmup], level: float) -> Table:
     return Table("Best warmup", headers, rows, words)
 
 
+def _slope_table(slopes: list[WarmupSlope], level: float) -> Table:
+    rows = []
+    for one in slopes:
+        batches = ", ".join(f"{batch:,}" for batch in one.batches)
+        best = ", ".join(f"{epochs:g}" for epochs in one.epochs)
+        rough = "*" if one.is_rough and one.epochs_interval else ""
+        slopes_of = [(one.epochs_slope, one.epochs_interval), (one.steps_slope, one.steps_interval)]
+        numbers = [f"{signed(slope)} {interval_text(ends)}{rough}".strip() for slope, ends in slopes_of]
+        rows.append([", ".join(map(plain, dict.fromkeys(one.arms))), batches, best, *numbers, str(one.n), one.remarks])
+    words = (
+        f"Slope of log(best warmup) against log(images a step), with {level:g} % bootstrap intervals over seeds. In epochs: "
+        "0 is the same epochs at every batch, 1 epochs in proportion to it. In steps: 0 is the same number of steps. Where "
+        "no warmup is best it counts as half the shortest tried; there, and where the longest is best, the slope is a bound."
+    )
+    if any(one.is_rough for one in slopes):
+        words += f" * From fewer than {FEWEST_FOR_BOOTSTRAP} seeds: too narrow."
+    headers = ["arms", "images a step", "best, epochs", "slope in epochs", "slope in steps", "n", "bounds"]
+    return Table("Best warmup against the batch", headers, rows, words, first_number=3)
+
+
 def _comparison_table(findings: list[Finding]) -> Table:
     rows = [_comparison_row(finding.claim, one) for finding in findings for one in finding.comparisons]
-    headers = ["claim", "comparison", "n", "mean difference", "unit", "p", "p equal", "medians"]
+    headers = ["claim", "comparison", "n", "mean difference, points", "bootstrap", "p", "p equal", "medians"]
     headers += ["collapsed + diverged", "p of these"]
     words = (
-        "Every paired comparison behind the verdicts, before any adjustment. p: no difference (signed ranks from 6 pairs "
+        "Every paired comparison behind the verdicts, before any adjustment. Bootstrap: BCa interval of the mean, from "
+        f"{FEWEST_FOR_BOOTSTRAP} pairs on. p: no difference (signed ranks from 6 pairs "
         "on, else paired t). p equal: a difference of at least the margin. The last p is Fisher's exact test."
     )
     return Table("Comparisons", headers, rows, words, first_number=2)
@@ -124,13 +147,14 @@ def _comparison_table(findings: list[Finding]) -> Table:
 
 def _comparison_row(claim: str, one: dict[str, Any]) -> list[str]:
     medians = "–" if one["median_first"] is None else f"{one['median_first']:.2f} / {one['median_second']:.2f}"
+    unit = "" if one["unit"] == "points" else one["unit"]
     sides = ("first", "second") if one["num_finished_first"] + one["num_finished_second"] else ()
     return [
         claim,
         f"{one['first']} minus {one['second']}",
         str(one["n"]),
-        f"{signed(one['effect'])} {interval_text(one['interval'])}".strip(),
-        one["unit"],
+        f"{signed(one['effect'])} {interval_text(one['interval'])} {unit}".strip(),
+        interval_text(one["bootstrap_interval"]),
         p_text(one["p"]),
         p_text(one["equivalence_p"]) if one["unit"] == "points" else "",
         medians,
@@ -218,8 +242,10 @@ def _method(results: StudyResults) -> list[tuple[str, str]]:
         (
             "Collapse and divergence",
             f"A run that ends below {100 * study.collapse_below:g} % has collapsed and stays in all means. A diverged run "
-            "(a loss or gradient that is no number) has no final accuracy: it is counted and left out of the means. Where "
-            "a best warmup is sought, a setting whose run diverged is not the best one for that seed.",
+            "(a loss or gradient that is no number) has no final accuracy: it is counted and left out of the means. In "
+            "the rank test of a pair it is worse than any run that ended; if both runs diverged the pair is left out. "
+            "Settings of which runs diverged on one side alone are never called equal. Where a best warmup is sought, a "
+            "setting whose run diverged is not the best one for that seed.",
         ),
     ]
 

@@ -1,9 +1,17 @@
 """The five kinds of claim as pure decisions on paired statistics: which comparison is reported, and what it shows.
 
 A difference is *shown* when its p, adjusted over everything that was tested, is below 1 - level and its t-interval
-excludes 0 on that side. A verdict needs one of two things to be shown, the claim or its opposite; all else is undecided.
+excludes 0 on that side. Where runs of the lower side diverged, that interval is of the pairs that are left and says less
+than the test, in which diverged runs rank last: then it is enough that the mean of the others does not point the other way.
+A verdict needs one of two things to be shown, the claim or its opposite; all else is undecided.
+
+A claim can be decided in several ways - for, against, within the margin, beyond it - of which, for any true difference, one
+at most is an error. So the probability of a wrong statement on one claim is 1 - level at most. Over all claims p values are
+adjusted by Holm's method, in which a claim that is decided makes room for the others. For that its p must be small for
+every statement that could still be made on it, or the data must rule that statement out: see `settled`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +22,7 @@ from widestep.report.statistics import holm
 Verdict = Literal["supported", "contradicted", "undecided"]
 Why = Literal["shown", "reversed", "equivalent", "beyond", "open", "few"]
 Decision = tuple[Verdict, Why, float | None]
-"""The verdict, what was shown, and the adjusted p of that (None when nothing was shown, or by an interval alone)."""
+"""The verdict, what was shown, and the adjusted p of that (None when nothing was shown)."""
 Adjust = Callable[[float], float]
 
 
@@ -38,11 +46,17 @@ class Rule:
 
     def above(self, pair: Paired, p: float) -> bool:
         """Say whether a positive difference is shown."""
-        return pair.low is not None and pair.low > 0 and self.small(p)
+        clear = pair.low is not None and pair.low > 0
+        return self._shown(pair, p, 1, clear, pair.num_second_diverged)
 
     def below(self, pair: Paired, p: float) -> bool:
         """Say whether a negative difference is shown."""
-        return pair.high is not None and pair.high < 0 and self.small(p)
+        clear = pair.high is not None and pair.high < 0
+        return self._shown(pair, p, -1, clear, pair.num_first_diverged)
+
+    def _shown(self, pair: Paired, p: float, sign: int, clear: bool, num_diverged: int) -> bool:
+        clear = clear or (num_diverged > 0 and (pair.effect or 0.0) * sign >= 0)
+        return clear and pair.direction == sign and self.small(p)
 
 
 @dataclass(frozen=True)
@@ -55,17 +69,21 @@ class Kind:
         Returns the index of the comparison that the finding reports and the p of the claim.
     decide
         Returns the verdict with its reason.
+    settled
+        Returns, given the margin, the p with which the claim counts when others are adjusted: that of all that could be
+        said of it.
     needs_all
         Whether nothing can be said while one comparison has fewer than two pairs.
     """
 
     choose: Callable[[Sequence[Paired]], tuple[int, float]]
     decide: Callable[[Sequence[Paired], Rule], Decision]
+    settled: Callable[[Sequence[Paired], float], float]
     needs_all: bool = True
 
     def ready(self, pairs: Sequence[Paired]) -> bool:
         """Say whether there are enough pairs for a test."""
-        return (all if self.needs_all else any)(pair.n >= 2 for pair in pairs)
+        return (all if self.needs_all else any)(pair.p is not None for pair in pairs)
 
 
 def family(p_values: Sequence[float | None], index: int) -> Adjust:
@@ -90,22 +108,69 @@ def _only_equivalence(pairs: Sequence[Paired]) -> tuple[int, float]:
     return 0, _p(pairs[0].equivalence_p)
 
 
+def _place(pair: Paired) -> float:
+    """Return where a comparison ranks among others: its mean, or when no pair has one, where the diverged runs put it."""
+    if pair.effect is not None:
+        return pair.effect
+    return math.inf * pair.direction if pair.direction else math.nan
+
+
 def smallest(pairs: Sequence[Paired]) -> tuple[int, float]:
     """Choose the smallest difference; every comparison must hold, so the largest p counts (intersection-union)."""
-    effects = [float("inf") if pair.effect is None else pair.effect for pair in pairs]
-    return effects.index(min(effects)), max(_p(pair.p) for pair in pairs)
+    places = [math.inf if math.isnan(place := _place(pair)) else place for pair in pairs]
+    return places.index(min(places)), max(_p(pair.p) for pair in pairs)
 
 
 def largest(pairs: Sequence[Paired]) -> tuple[int, float]:
     """Choose the largest difference; one of them is enough, so its p is adjusted over all of them."""
-    effects = [float("-inf") if pair.effect is None or pair.n < 2 else pair.effect for pair in pairs]
-    index = effects.index(max(effects))
+    places = [-math.inf if pair.p is None or math.isnan(place := _place(pair)) else place for pair in pairs]
+    index = places.index(max(places))
     return index, _within(pairs)[index]
 
 
 def equivalence_p(pairs: Sequence[Paired]) -> float:
     """Return the p of "not all differences are smaller than the margin": each must be, so the largest p counts."""
     return max(_p(pair.equivalence_p) for pair in pairs)
+
+
+def _unless_equal(shown: float, pairs: Sequence[Paired], margin: float) -> float:
+    """Return the p of what is shown when equality is ruled out, else that of equality when it is larger.
+
+    Equality is ruled out when the whole interval of one comparison lies beyond the margin, or runs diverged on one side.
+    """
+    apart = any(pair.num_diverged or (pair.low or 0.0) > margin or (pair.high or 0.0) < -margin for pair in pairs)
+    return shown if apart else max(shown, equivalence_p(pairs))
+
+
+def settled_falls(pairs: Sequence[Paired], margin: float) -> float:
+    """Return the p with which a claim of one difference counts when others are adjusted."""
+    return _unless_equal(_p(pairs[0].p), pairs, margin)
+
+
+def settled_worst(pairs: Sequence[Paired], margin: float) -> float:
+    """Return the p of "all are above", or while one is not, of "one is below", unless equality is still possible."""
+    return _unless_equal(_all_or_one(pairs, 1), pairs, margin)
+
+
+def settled_too_long(pairs: Sequence[Paired], margin: float) -> float:
+    """Return the p of "all are below", or while one is not, of "one is above", unless equality is still possible."""
+    return _unless_equal(_all_or_one(pairs, -1), pairs, margin)
+
+
+def _all_or_one(pairs: Sequence[Paired], sign: int) -> float:
+    against = [p for pair, p in zip(pairs, _within(pairs)) if pair.direction == -sign]
+    every = max(_p(pair.p) for pair in pairs) if all(pair.direction == sign for pair in pairs) else 1.0
+    return min([every, *against])
+
+
+def settled_grows(pairs: Sequence[Paired], margin: float) -> float:
+    """Return the p of the one statement that can be made."""
+    return _only(pairs)[1]
+
+
+def settled_equivalent(pairs: Sequence[Paired], margin: float) -> float:
+    """Return the smaller p of the two statements that can be made: the one makes the other impossible."""
+    return min(_p(pairs[0].equivalence_p), _p(pairs[0].beyond_p))
 
 
 def decide_falls(pairs: Sequence[Paired], rule: Rule) -> Decision:
@@ -150,8 +215,8 @@ def decide_equivalent(pairs: Sequence[Paired], rule: Rule) -> Decision:
     [pair] = pairs
     if rule.small(equivalence_p(pairs)):
         return "supported", "equivalent", rule.adjust(equivalence_p(pairs))
-    if (pair.low or 0.0) > rule.margin or (pair.high or 0.0) < -rule.margin:
-        return "contradicted", "beyond", None
+    if rule.small(_p(pair.beyond_p)):
+        return "contradicted", "beyond", rule.adjust(_p(pair.beyond_p))
     return "undecided", "open", None
 
 
@@ -168,10 +233,10 @@ def _equivalent_or_open(pairs: Sequence[Paired], rule: Rule) -> Decision:
 
 
 KINDS = {
-    "falls": Kind(_only, decide_falls),
-    "worst": Kind(smallest, decide_worst),
-    "too-long": Kind(largest, decide_too_long, needs_all=False),
-    "optimum-grows": Kind(_only, decide_grows),
-    "equivalent": Kind(_only_equivalence, decide_equivalent),
+    "falls": Kind(_only, decide_falls, settled_falls),
+    "worst": Kind(smallest, decide_worst, settled_worst),
+    "too-long": Kind(largest, decide_too_long, settled_too_long, needs_all=False),
+    "optimum-grows": Kind(_only, decide_grows, settled_grows),
+    "equivalent": Kind(_only_equivalence, decide_equivalent, settled_equivalent),
 }
 """The kinds of claim by the name that a study file gives them."""

@@ -58,6 +58,7 @@ class Keeper:
         self._saver.wait()
         run, state, best = member.run, member.state, member.state.best
         facts = {"recipe": run.recipe.fingerprint, "step": state.tally.step, "sha256_of_weights": result.weights_sha256}
+        facts |= {"val_correct": result.val_correct, "val_images": result.val_images}
         if best is not None:
             path = run.checkpoints / "best.safetensors"
             insist(partial(checkpoint.write, path, best, _facts_of_best(member), run.fence))
