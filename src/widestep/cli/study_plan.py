@@ -63,7 +63,7 @@ def plan(
     costs = found.costs if found else None
     predicted = estimate(store, run_plans, num_jobs, images_per_second=images_per_second, probed=costs)
     left = [state.trial for state in store.states() if not state.finished]
-    disk, footprints = disk_need(store, left, run_plans, facts, predicted.of_trial, num_jobs)
+    disk, footprints = disk_need(store, left, run_plans, facts, predicted.lasting, num_jobs)
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
     audited = [one.record() for one in planned(store.study, run_plans)]
     if json:
