@@ -68,7 +68,7 @@ def plan(
     audited = [one.record() for one in planned(store.study, run_plans)]
     if json:
         whole = _record(store, len(left), num_jobs, predicted, disk, found)
-        print(json_module.dumps(whole | {"cells": rows, "audit": audited}, indent=2))
+        print(json_module.dumps(whole | {"cells": rows} | ({"audit": audited} if audited else {}), indent=2))
         return 0
     print(f"{plain(store.study.title)}\n")
     _print_cells(rows)
