@@ -97,6 +97,7 @@ def test_a_stack_costs_what_it_costs_with_all_its_slots_taken(make, fake):
     assert found.num_stacks == 3
     assert found.seconds == pytest.approx(4 + 3 * 54.0)
     assert sorted(found.of_trial.values()) == pytest.approx([13.5] * 8 + [27.0] * 2)
+    assert [*found.lasting.values()] == pytest.approx([54.0] * 10)
 
 
 def test_an_interrupted_run_tells_nothing_of_speed(make, fake, monkeypatch):

@@ -67,12 +67,12 @@ def plan(
     costs = found.costs if found else None
     predicted = estimate(store, run_plans, num_jobs, images_per_second=images_per_second, probed=costs)
     left = [state.trial for state in store.states() if not state.finished]
-    disk, footprints = disk_need(store, left, run_plans, facts, predicted.of_trial, num_jobs)
+    disk, footprints = disk_need(store, left, run_plans, facts, predicted.lasting, num_jobs)
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
     audited, power = [one.record() for one in planned(store.study, run_plans)], power_of(store, sd_from)
     if json:
         whole = _record(store, len(left), num_jobs, predicted, disk, found)
-        said = {"power": [one.record() for one in power], "cells": rows, "audit": audited}
+        said = {"power": [one.record() for one in power], "cells": rows} | ({"audit": audited} if audited else {})
         print(json_module.dumps(whole | said, indent=2))
         return 0
     print(f"{plain(store.study.title)}\n")

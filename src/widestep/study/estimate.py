@@ -84,6 +84,8 @@ class Estimate:
         By the clock, with so many jobs at a time.
     of_trial
         Seconds of a job that each trial takes: its share of its stack.
+    lasting
+        Seconds from the beginning of each trial to its end: those of its stack.
     """
 
     num_images: int
@@ -92,6 +94,7 @@ class Estimate:
     seconds: float | None
     basis: str
     of_trial: dict[str, float] = field(default_factory=dict)
+    lasting: dict[str, float] = field(default_factory=dict)
 
 
 def estimate(
@@ -127,8 +130,9 @@ def estimate(
         if predicted is None:
             return Estimate(num_images, num_steps, len(groups), None, basis)
         seconds, starting = predicted, _START_SECONDS if groups else 0.0
-    of_trial = {trial.fingerprint: s / len(group) for s, group in zip(seconds, groups, strict=True) for trial in group}
-    return Estimate(num_images, num_steps, len(groups), starting + makespan(seconds, num_jobs), basis, of_trial)
+    lasting = {trial.fingerprint: one for one, group in zip(seconds, groups, strict=True) for trial in group}
+    of_trial = {trial.fingerprint: lasting[trial.fingerprint] / len(group) for group in groups for trial in group}
+    return Estimate(num_images, num_steps, len(groups), starting + makespan(seconds, num_jobs), basis, of_trial, lasting)
 
 
 def _share(plan: RunPlan, first_step: int) -> float:

@@ -153,7 +153,7 @@ def disk_need(
     plans, facts
         Of each trial by its fingerprint.
     seconds
-        Of each trial, as far as known.
+        That each trial lasts, as far as known.
     """
     found, unknown = {}, []
     sizes = {**MODELS, **_saved_sizes(store)}
