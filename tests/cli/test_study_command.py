@@ -7,7 +7,6 @@ import pytest
 
 from widestep.cli import progress, study_status
 from widestep.cli import study as study_command
-from widestep.study.crew import StudyProgress
 from widestep.study.store import StudyStore
 from widestep.study.study import parse
 
@@ -211,53 +210,6 @@ def test_the_question_may_not_change_under_way(say, store, tiny, fake, empty):
     found = say("study run changed.toml --out small")
     assert found.code == 2
     assert "margin changed although trials in small have finished" in found.stderr
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
-
-
-class Meter:
-    """Progress that grows by one per cent a reading."""
-
-    def __init__(self):
-        self.readings = 0
-
-    def read(self):
-        self.readings += 1
-        return StudyProgress(216, self.readings, 2, 0, self.readings / 100)
-
-
-def test_a_log_has_a_line_every_fifteen_seconds(capsys, monkeypatch):
-    """One hour in which the crew asks four times a second."""
-    clock, meter = Clock(monkeypatch), Meter()
-    view = progress.ProgressView(meter)
-    for _ in range(4 * 240):
-        clock.now += 0.25
-        view.show()
-    view.close()
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "\r" not in said.err
-    assert "\x1b" not in said.err
-    lines = said.err.splitlines()
-    assert len(lines) == 240 / 15 + 1
-    # the first reading, 0.01, is where the study stood when the crew began
-    expected = "progress   2/216 trials, 2 running, 2 %, elapsed 0:15 min, left 24:30 min"
-    assert lines[0] == expected  # 15 s for 0.01, so 98 times that for the rest
-
-
-def test_progress_that_cannot_be_told(capsys, monkeypatch):
-    Clock(monkeypatch)
-    meter = Meter()
-    monkeypatch.setattr(meter, "read", lambda: StudyProgress(4, 0, 2, 1, 0.0))
-    progress.ProgressView(meter).close()
-    expected = "progress   0/4 trials, 2 running, 1 failed, 0 %, elapsed 0:00 min, left unknown\n"
-    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(

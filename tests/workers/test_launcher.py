@@ -295,3 +295,31 @@ def test_processes_die_with_their_launcher(program: Any, until: Any, tmp_path: P
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "no process is left")
+
+
+def test_what_a_lost_process_left_on_the_terminal_is_taken_down_before_anything_is_said(run: Any, said: list[str]) -> None:
+    def body(launch: Launch, pulse: Pulse) -> int:
+        if launch.attempt == 0:
+            kill_itself(signal.SIGKILL)
+        return 0
+
+    assert run(body, 2, tidy=lambda: said.append("tidy")) == 0
+    assert [line.partition(" ")[0] for line in said] == ["tidy", "restart"]
+
+
+def test_nothing_is_taken_down_after_a_usual_end(run: Any, said: list[str]) -> None:
+    assert run(lambda launch, pulse: 0, 2, tidy=lambda: said.append("tidy")) == 0
+    assert said == []
+
+
+def test_every_process_sees_what_all_do(run: Any, tmp_path: Path) -> None:
+    def body(launch: Launch, pulse: Pulse) -> int:
+        pulse.beat(("computing", "saving", "evaluating")[launch.process])
+        deadline = time.monotonic() + 20
+        while pulse.phases() != ["computing", "saving", "evaluating"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (tmp_path / f"{launch.process}").write_text(" ".join(pulse.phases()))
+        return 0
+
+    assert run(body, 3) == 0
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"computing saving evaluating"}

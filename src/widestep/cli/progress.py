@@ -1,56 +1,154 @@
-"""What a study says while it runs: one live line on a terminal, a plain line now and then elsewhere."""
+"""What a study says while it runs: a live table on a terminal, plain lines now and then elsewhere. Both say the same."""
 
 import sys
-import time
+from collections import defaultdict
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.live import Live
+from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
+from widestep.cli.live_table import Field, ProgressTable, clock_time, plain_line
+from widestep.cli.region import Region, is_live
+from widestep.cli.ticking import AwakeClock
 from widestep.plan.plain import plain
-from widestep.study.crew import ProgressMeter, StudyProgress
+from widestep.study.crew import ProgressMeter
+from widestep.study.remaining import StudyRemaining
+from widestep.study.study import Trial
+from widestep.study.work import stacks
 
-_PLAIN_SECONDS = 15.0
+_LIVE_SECONDS = 1.0
+_PLAIN_SECONDS = 30.0
+_LOOK_SECONDS = 3.0
+"""Between two looks at the trials, from which their speed is learnt, where nothing is drawn."""
+_MOST_LINES = 1_000
+_MOST_FAILURES = 3
 
 
 class ProgressView:
-    """One live line on a terminal, a plain line now and then elsewhere."""
+    """Shows how far a study is.
 
-    def __init__(self, meter: ProgressMeter) -> None:
+    Parameters
+    ----------
+    meter
+        Reads the trials.
+    num_slots
+        Stacks of trials that are computed side by side here.
+    predicted
+        Seconds that the study was predicted to take; None for no prediction.
+    """
+
+    def __init__(self, meter: ProgressMeter, num_slots: int, predicted: float | None) -> None:
         self._meter = meter
-        self._began = self._last = time.monotonic()
-        self._first = meter.read().share
-        self._live: Live | None = None
-        if sys.stderr.isatty():
-            self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
-            self._live.start()
+        self._num_slots = num_slots
+        self._clock = AwakeClock()
+        self._said = 0.0
+        self._progress = meter.read()
+        self._looked = 0.0
+        self._told = {state.trial.fingerprint for state in self._progress.states if state.status == "failed"}
+        to_run = [state.trial.fingerprint for state in self._progress.states if not state.finished]
+        self._remaining = StudyRemaining(meter.plans, num_slots, predicted, to_run)
+        self._region = Region(sys.stderr) if is_live(sys.stderr) else None
 
     def show(self) -> None:
-        """Show the progress, if it is time to."""
-        now = time.monotonic()
-        if self._live is None and now - self._last < _PLAIN_SECONDS:
+        """Look at the trials and show the progress, if it is time to."""
+        now = self._clock.read()
+        if now - self._looked < (_LIVE_SECONDS if self._region else _LOOK_SECONDS):
             return
-        self._last = now
-        line = self._line(self._meter.read(), now - self._began)
-        if self._live is not None:
-            self._live.update(Text(line), refresh=True)
-        else:
-            say(line)
+        self._look()
+        if self._region is not None:
+            self._region.draw(ProgressTable(self._progress.share, self._fields(now), self._below(now)))
+        elif now - self._said >= max(_PLAIN_SECONDS, 5 * now / _MOST_LINES):
+            self._said = now
+            say(self._line(now))
 
     def close(self) -> None:
-        """End the live line and say where the study stands."""
-        if self._live is not None:
-            self._live.stop()
-        say(self._line(self._meter.read(), time.monotonic() - self._began))
+        """End the table and say where the study stands."""
+        self._look()
+        if self._region is not None:
+            self._region.close()
+        say(self._line(self._clock.read()))
 
-    def _line(self, progress: StudyProgress, elapsed: float) -> str:
-        gained = progress.share - self._first
-        left = elapsed / gained * (1 - progress.share) if gained > 0 else None
-        failed = f", {progress.num_failed} failed" if progress.num_failed else ""
-        return (
-            f"progress   {progress.num_finished}/{progress.num_trials} trials, {progress.num_running} running{failed}, "
-            f"{100 * progress.share:.0f} %, elapsed {duration(elapsed)}, left {duration(left)}"
-        )
+    def _look(self) -> None:
+        self._looked = self._clock.read()
+        self._progress = self._meter.read()
+        finished = [state.trial.fingerprint for state in self._progress.states if state.finished]
+        self._remaining.observe(self._progress.shares, finished, self._looked)
+        for state in self._progress.states:
+            if state.status == "failed" and state.trial.fingerprint not in self._told:
+                self._told.add(state.trial.fingerprint)
+                say(f"failed     {_name(state.trial)} seed {state.trial.seed}: {state.reason}")
+
+    def _left(self, now: float) -> float | None:
+        free = [state.trial for state in self._progress.states if state.runnable]
+        return self._remaining.seconds(stacks(free, self._meter.store), now)
+
+    def _fields(self, now: float) -> list[Field]:
+        progress = self._progress
+        done = f"{progress.num_finished}/{progress.num_trials}"
+        share, elapsed, left = f"{100 * progress.share:.0f} %", clock_time(now), clock_time(self._left(now))
+        num_waiting = progress.num_trials - progress.num_finished - progress.num_running - progress.num_failed
+        fields = [
+            Field("trials done", done, f"progress   {done} trials,"),
+            Field("running", str(progress.num_running), f"{progress.num_running} running,"),
+            Field("waiting", str(num_waiting), f"{num_waiting} waiting,"),
+        ]
+        if progress.num_failed:
+            fields.append(Field("failed", str(progress.num_failed), f"{progress.num_failed} failed,"))
+        return [
+            *fields,
+            Field("slots", str(self._num_slots), f"{self._num_slots} slot(s), {share},"),
+            Field("elapsed", elapsed, f"elapsed {elapsed}"),
+            Field("left", left, f"eta {left}"),
+        ]
+
+    def _line(self, now: float) -> str:
+        return plain_line(self._fields(now))
+
+    def _below(self, now: float) -> list[RenderableType]:
+        """Return a table of the trials that run, those of one cell in one row, and the newest failures."""
+        cells: defaultdict[str, list[Trial]] = defaultdict(list)
+        for state in self._progress.states:
+            if state.trial.fingerprint in self._progress.shares:
+                cells[_name(state.trial)].append(state.trial)
+        table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim")
+        table.add_column("arm and cell", no_wrap=True, overflow="ellipsis", ratio=3)
+        table.add_column("seeds", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("epoch", justify="right", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
+        for name, trials in cells.items():
+            last = min(trials, key=lambda trial: self._progress.shares[trial.fingerprint]).fingerprint
+            num_epochs = self._meter.plans[last].num_epochs
+            epoch = f"{self._progress.shares[last] * num_epochs:.0f}/{num_epochs}"
+            left = clock_time(self._remaining.of_trial(last, now))
+            table.add_row(Text(plain(name)), Text(_seeds(trials)), epoch, left)
+        failures = [state for state in self._progress.states if state.status == "failed"][-_MOST_FAILURES:]
+        lines = [
+            Text(plain(f"failed {_name(state.trial)} seed {state.trial.seed}: {state.reason}"), style="red", no_wrap=True)
+            for state in failures
+        ]
+        return [table, *lines] if cells else [*lines]
+
+
+def _name(trial: Trial) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in trial.settings.items())
+    return f"{trial.arm} {settings}".strip()
+
+
+def _seeds(trials: Sequence[Trial]) -> str:
+    """Return seeds in few letters.
+
+    Examples
+    --------
+    Whole ranges are told by their ends: ``3, 7-9``.
+    """
+    ranges: list[tuple[int, int]] = []
+    for seed in sorted(trial.seed for trial in trials):
+        if ranges and seed == ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], seed
+        else:
+            ranges.append((seed, seed))
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
 
 
 def duration(seconds: float | None) -> str:
@@ -65,4 +163,5 @@ def duration(seconds: float | None) -> str:
 
 def say(line: str) -> None:
     """Print a line to stderr."""
-    print(plain(line), file=sys.stderr, flush=True)
+    sys.stderr.write(plain(line) + "\n")
+    sys.stderr.flush()

@@ -149,15 +149,14 @@ def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, repo
     if missing:
         predicted = estimate(store, run_plans, num_jobs)
         say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
-        stopped = _work(store, run_plans, num_jobs)
+        stopped = _work(store, run_plans, num_jobs, predicted.seconds)
     return _conclude(store, stopped, report)
 
 
-def _work(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int) -> str | None:
+def _work(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, predicted: float | None) -> str | None:
     """Start the workers, show the progress and return the name of the signal that stopped them, if one did."""
     num_workers = min(num_jobs, len(store.trials))
-    meter = ProgressMeter(store, run_plans)
-    view = ProgressView(meter)
+    view = ProgressView(ProgressMeter(store, run_plans), num_workers, predicted)
     try:
         stopped = Crew(store, num_workers, store.study.device).watch(view.show)
     finally:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from widestep.cli.options import Request, cautions, request
+from widestep.cli.region import tidy
 from widestep.cli.sentences import explaining
 from widestep.data.facts import describe
 from widestep.errors import NumericError, UsageError
@@ -79,7 +80,9 @@ def train(
     restarts, hang_seconds = wanted.execution.restarts, wanted.execution.hang_timeout
     deadline = Deadline.of(wanted.execution.time_limit)
     body = explaining(partial(_take_part, wanted, json, deadline=deadline))
-    return run_processes(body, processes, restarts=restarts, hang_seconds=hang_seconds, say=_say)
+    return run_processes(
+        body, processes, restarts=restarts, hang_seconds=hang_seconds, say=_say, tidy=partial(tidy, sys.stderr)
+    )
 
 
 def _say(line: str) -> None:

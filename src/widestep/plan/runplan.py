@@ -1,5 +1,6 @@
 """A recipe on a data set of known size: how many steps, at which rates, over which images."""
 
+import bisect
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -181,8 +182,12 @@ class RunPlan:
     @property
     def num_evaluations(self) -> int:
         """Evaluations in the whole training; the most there can be under `adascale`."""
-        at_end = not any(self.total_steps in due for due in self._evaluations)
-        return sum(map(len, self._evaluations)) + at_end
+        return self.evaluations_after(0)
+
+    def evaluations_after(self, step: int) -> int:
+        """Return how many evaluations there are after more than `step` steps; the most there can be under `adascale`."""
+        at_end = step < self.total_steps and not any(self.total_steps in due for due in self._evaluations)
+        return sum(len(due) - bisect.bisect_right(due, step) for due in self._evaluations) + at_end
 
     def lr(self, step: int, progress: float | None = None, gain: float = 1.0) -> float:
         """Return the rate of a step, counted from 0: gain * schedule(floor(progress)), with the peak of the step's grid.

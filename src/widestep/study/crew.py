@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +27,10 @@ class StudyProgress:
     ----------
     share
         Of all training images of the study, in [0, 1].
+    states
+        Of all trials, when they were read.
+    shares
+        Of themselves, in [0, 1], that running trials have behind them; by fingerprint.
     """
 
     num_trials: int
@@ -34,32 +38,43 @@ class StudyProgress:
     num_running: int
     num_failed: int
     share: float
+    states: Sequence[TrialState] = field(default=(), compare=False)
+    shares: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class ProgressMeter:
     """Reads a study's progress from the trials' epochs, remembering what is finished."""
 
     def __init__(self, store: StudyStore, plans: Mapping[str, RunPlan]) -> None:
-        self._store = store
+        self.store = store
+        self.plans = plans
         self._sizes = {name: (plan.total_images, plan.num_evaluations) for name, plan in plans.items()}
         self._finished: dict[str, TrialState] = {}
 
     def read(self) -> StudyProgress:
         """Return the progress now."""
         done = 0.0
+        states, shares = [], {}
         counts = {"running": 0, "failed": 0}
-        for trial in self._store.trials:
+        for trial in self.store.trials:
             images, evaluations = self._sizes[trial.fingerprint]
-            state = self._finished.get(trial.fingerprint) or self._store.state(trial)
+            state = self._finished.get(trial.fingerprint) or self.store.state(trial)
+            states.append(state)
             if state.finished:
                 self._finished[trial.fingerprint] = state
                 done += images
                 continue
             counts[state.status] = counts.get(state.status, 0) + 1
             if state.status in ("running", "stopped"):
-                done += images * min(1.0, _evaluations_done(state.directory) / evaluations)
+                share = min(1.0, _evaluations_done(state.directory) / evaluations)
+                done += images * share
+                if state.status == "running":
+                    shares[trial.fingerprint] = share
         total = sum(images for images, _ in self._sizes.values())
-        return StudyProgress(len(self._sizes), len(self._finished), counts["running"], counts["failed"], done / total)
+        num_running, num_failed = counts["running"], counts["failed"]
+        return StudyProgress(
+            len(self._sizes), len(self._finished), num_running, num_failed, done / total, tuple(states), shares
+        )
 
 
 def _evaluations_done(directory: Path) -> int:
@@ -77,6 +92,7 @@ class Crew:
         self._stopping: signal.Signals | None = None
         self._lost: str | None = None
         self._repeated: set[str] = set()
+        self._paused_before: signal._HANDLER = signal.SIG_DFL
         self._gpus = visible_gpus() if device != "cpu" else []
         self._children = {number: self._start(number) for number in range(num_processes)}
 
@@ -105,6 +121,7 @@ class Crew:
         """
         handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         before: dict[int, signal._HANDLER] = {number: signal.signal(number, self._stop) for number in handled}
+        before[signal.SIGTSTP] = self._paused_before = signal.signal(signal.SIGTSTP, self._pause)
         try:
             while self._children:
                 for number in [number for number, child in self._children.items() if child.poll() is not None]:
@@ -134,6 +151,17 @@ class Crew:
         for child in self._children.values():
             if child.poll() is None:
                 child.terminate()
+
+    def _pause(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-Z: stop the workers, which are in sessions of their own, and this process; go on together."""
+        for child in self._children.values():
+            child.send_signal(signal.SIGSTOP)
+        if callable(self._paused_before):
+            self._paused_before(number, frame)
+        else:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        for child in self._children.values():
+            child.send_signal(signal.SIGCONT)
 
     def _settle(self, child: "subprocess.Popen[bytes]") -> bool:
         """Settle what a worker was doing when it died; say whether there was something."""

@@ -45,6 +45,8 @@ class StepReport:
     images_per_second: float
     data_share: float
     """Share of the step's time in which the process waited for images."""
+    progress: float
+    """In steps of the schedule, as `RunPlan.length`."""
 
 
 class Watcher(Protocol):
@@ -207,7 +209,9 @@ class _Loop:
             first = records[0]
             speed = first.statistics.num_images * len(records) / max(seconds, 1e-9)
             share = min(waited / max(seconds, 1e-9), 1.0)
-            self.watcher.stepped(StepReport(session.plan, step + 1, first.statistics.loss, first.applied.lr, speed, share))
+            loss, lr = first.statistics.loss, first.applied.lr
+            progress = min(member.state.tally.progress for member in self.live)
+            self.watcher.stepped(StepReport(session.plan, step + 1, loss, lr, speed, share, progress))
 
     def _num_blocks(self, step: int) -> list[int]:
         placement = self.session.batches.placement(step)

@@ -46,6 +46,7 @@ def run_processes(
     restarts: int = 3,
     hang_seconds: float = 300.0,
     say: Callable[[str], None],
+    tidy: Callable[[], None] = lambda: None,
 ) -> int:
     """Run `body` in forked processes until the job has ended, and return its exit code.
 
@@ -62,6 +63,8 @@ def run_processes(
         How long a process may show no sign of life.
     say
         Takes a line for the user.
+    tidy
+        Takes down what a process shows on the terminal and cannot take down itself: it was stopped, or it is lost.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def run_processes(
         require_loopback()
     gc.collect()
     gc.freeze()  # what is here already is never looked through again: copies share its memory
-    job = _Job(body, num_processes, hang_seconds)
+    job = _Job(body, num_processes, hang_seconds, tidy)
     previous = {number: signal.signal(number, job.pass_on) for number in STOPPING}
     previous[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, job.pause)
     crashes, kills, furthest, because = 0, 0, -1, ""
@@ -109,6 +112,7 @@ class _Job:
     body: Body
     num_processes: int
     hang_seconds: float
+    tidy: Callable[[], None]
     children: list[Child] = field(default_factory=list)
     stopping: list[signal.Signals] = field(default_factory=list)
     """Signals that were passed on, in order."""
@@ -122,6 +126,7 @@ class _Job:
         """Ctrl-Z: stop the processes, which are in sessions of their own, and this one; go on together."""
         for child in self.children:
             child.send(signal.SIGSTOP)
+        self.tidy()
         os.kill(os.getpid(), signal.SIGSTOP)
         for child in self.children:
             child.send(signal.SIGCONT)
@@ -139,6 +144,8 @@ class _Job:
                 hang = self._see_through()
             finally:
                 self._end()
+                if any(not child.last_words() for child in self.children):
+                    self.tidy()
         out_of_memory = watch.num_out_of_memory() > killed_before
         try:
             return Outcome.of(self.children, hang, out_of_memory=out_of_memory)
@@ -150,7 +157,7 @@ class _Job:
     def _start(self, listener: socket.socket, memory: mmap.mmap, attempt: int, because: str) -> None:
         size = pulse.NUM_BYTES
         for process in range(self.num_processes):
-            own = Pulse(memoryview(memory)[process * size : (process + 1) * size])
+            own = Pulse(memoryview(memory)[process * size : (process + 1) * size], memoryview(memory))
             told, stack = os.memfd_create("told"), os.memfd_create("stack")
             port, descriptor = listener.getsockname()[1], listener.fileno() if process == 0 else None
             launch = Launch("widestep", process, self.num_processes, process, LOOPBACK, port, descriptor, attempt, because)

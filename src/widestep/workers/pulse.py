@@ -19,6 +19,8 @@ class Pulse:
     ----------
     memory
         `NUM_BYTES` writable bytes; without any, nobody sees them.
+    job
+        Those of all processes of the job, one after another; without any, it knows of itself alone.
 
     Examples
     --------
@@ -28,8 +30,9 @@ class Pulse:
     ('computing', 7, 0)
     """
 
-    def __init__(self, memory: memoryview | None = None) -> None:
+    def __init__(self, memory: memoryview | None = None, job: memoryview | None = None) -> None:
         self._numbers = (memoryview(bytearray(NUM_BYTES)) if memory is None else memory).cast("d")
+        self._job = self._numbers if job is None else job.cast("d")
         self.beat("starting", step=0)
 
     def beat(self, phase: Phase, step: int | None = None) -> None:
@@ -55,6 +58,10 @@ class Pulse:
     def phase(self) -> Phase:
         """What it does."""
         return _PHASES[int(self._numbers[_PHASE])]
+
+    def phases(self) -> list[Phase]:
+        """Return what every process of the job does, as far as it is known, in their order."""
+        return [_PHASES[int(number)] for number in self._job[_PHASE :: NUM_BYTES // 8].tolist()]
 
     @property
     def step(self) -> int:
