@@ -191,7 +191,7 @@ def _evidence(results: StudyResults, sides: list[Side], margin: float) -> dict[s
         "code": {name: _fact(first, name) for name in ("widestep", "source", "torch")},
         "environment": read_environments(places),
         "cost": _cost(sides),
-        "limits": _limits(sides, len(gained)),
+        "limits": [*_limits(sides, len(gained)), *(plain(one.sentence) for one in results.amendments)],
     }
 
 
