@@ -62,7 +62,7 @@ def test_a_log_has_a_line_every_thirty_seconds(store, fake, clock, view, capsys)
     assert "\x1b" not in said.err
     lines = said.err.splitlines()
     assert len(lines) == 4
-    begun = "progress   0/4 trials, 2 running, 2 waiting, 1 slot(s),"
+    begun = "progress   0/4 trials, 2 running, 2 waiting,"
     assert lines[0].startswith(f"{begun} 3 %, elapsed 0:00:30 eta 0:0")
     # 10 epochs and 10 s are over: 50 s are left of this stack, and 160 s of the other that starts after it
     words, _, left = lines[-1].rpartition(" eta ")
@@ -79,7 +79,7 @@ def test_a_failure_is_said_once_with_its_reason(store, clock, view, capsys):
     assert [line for line in lines if line.startswith("failed ")] == [
         f"failed     {trial.arm} seed {trial.seed}: An image must decode. It does not. [31m"
     ]
-    assert lines[-1] == "progress   0/4 trials, 0 running, 3 waiting, 1 failed, 1 slot(s), 0 %, elapsed 0:00:30 eta unknown"
+    assert lines[-1] == "progress   0/4 trials, 0 running, 3 waiting, 1 failed, 0 %, elapsed 0:00:30 eta unknown"
 
 
 def test_failures_from_before_are_not_said_again(store, clock, capsys):
@@ -88,7 +88,7 @@ def test_failures_from_before_are_not_said_again(store, clock, capsys):
     clock.passes(20, view)
     view.close()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("progress   0/4 trials, 0 running, 3 waiting, 1 failed, 2 slot(s), 0 %, elapsed 0:00:20 eta ")
+    assert line.startswith("progress   0/4 trials, 0 running, 3 waiting, 1 failed, 0 %, elapsed 0:00:20 eta ")
 
 
 def test_a_prediction_counts_until_something_is_seen(store, clock, capsys):

@@ -91,13 +91,13 @@ class ProgressView:
         fields = [
             Field("trials done", done, f"progress   {done} trials,"),
             Field("running", str(progress.num_running), f"{progress.num_running} running,"),
-            Field("waiting", str(num_waiting), f"{num_waiting} waiting,"),
+            Field("waiting", str(num_waiting), f"{num_waiting} waiting," if num_waiting else ""),
         ]
         if progress.num_failed:
             fields.append(Field("failed", str(progress.num_failed), f"{progress.num_failed} failed,"))
         return [
             *fields,
-            Field("slots", str(self._num_slots), f"{self._num_slots} slot(s), {share},"),
+            Field("slots", str(self._num_slots), f"{share},"),
             Field("elapsed", elapsed, f"elapsed {elapsed}"),
             Field("left", left, f"eta {left}"),
         ]
