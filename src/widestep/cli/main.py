@@ -48,7 +48,7 @@ for module, name, purpose in (
     ("study_plan", "plan", "Show trials, steps and predicted time; write nothing."),
     ("study_status", "status", "Show the state of every trial."),
     ("study", "retry", "Try failed trials again, and whatever else is left."),
-    ("study", "work", "Join a study as one more worker process."),
+    ("study_work", "work", "Join a study as one more worker process."),
 ):
     study.command(f"widestep.cli.{module}:{name}", name=name, help=purpose)
 app.command(study)

@@ -82,8 +82,9 @@ def work(store: StudyStore, execute: Execute, company: Company | None = None) ->
     ------
     Stopped
         When the trainer was asked to stop; claims are given back.
-    DirectoryInUse
-        When trials are left because somebody works in their directories who has not claimed them.
+    DirectoryInUse, EnvironmentFault
+        When trials are left because somebody works in their directories who has not claimed them, or nothing can be written
+        there.
     WorkerLost
         When one of several processes that compute together was lost.
     """
@@ -97,7 +98,7 @@ class _Worker:
         self._store = store
         self._execute = execute
         self._company = company
-        self._refused: dict[str, DirectoryInUse] = {}  # trials in whose directories somebody works without a claim
+        self._refused: dict[str, WidestepError] = {}  # trials whose directories are somebody else's, or cannot be written
 
     def work(self) -> int:
         num_done = 0
@@ -108,7 +109,7 @@ class _Worker:
                 self._store.release(stack)
         left = [trial for trial in self._named(list(self._refused)) if self._store.state(trial).runnable]
         for name in self._company.broadcast_json([trial.fingerprint for trial in left]):
-            raise self._refused[name]
+            raise self._refused.get(name, DirectoryInUse())
         return num_done
 
     def _named(self, names: Sequence[str]) -> list[Trial]:
@@ -147,17 +148,24 @@ class _Worker:
             raise error
         if not known and self._company.num_processes > 1:
             for trial in stack:
-                self._store.fail(trial, _reason(error))
+                self._fail(trial, error)
             raise error
         if len(stack) == 1:
             if code == DirectoryInUse.exit_code:
                 self._refused[stack[0].fingerprint] = DirectoryInUse(str(error))
             elif str(error) or not known:  # without words it is that of another process, which tells it
-                self._store.fail(stack[0], _reason(error), "".join(format_exception(error)))
+                self._fail(stack[0], error)
             self._company.part()
             return 0
         left = self._company.broadcast_json([t.fingerprint for t in stack if not self._store.state(t).finished])
         return len(stack) - len(left) + sum(self._run([trial]) for trial in self._named(left))
+
+    def _fail(self, trial: Trial, failure: Exception) -> None:
+        """Record that a trial failed; where even that cannot be written, the others go on all the same."""
+        try:
+            self._store.fail(trial, _reason(failure), "".join(format_exception(failure)))
+        except WidestepError as error:
+            self._refused[trial.fingerprint] = error
 
 
 def _reason(error: Exception) -> str:
