@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -149,7 +148,7 @@ def test_trials_of_several_nodes_are_computed_together(cluster, command, undistu
 def test_of_twelve_trials_two_fail_and_one_is_killed_and_three_run_again(cluster, command, until):
     """Two trials find other files in their directories, and the processes of a third are shot; the rest is complete."""
     text = STUDY.replace("EPOCHS", EPOCHS).replace("[0, 1]", "[0, 1, 2, 3, 4, 5]")
-    words = command.words(text, "cpus_per_task = 3\nrequeue = false\n")
+    words = command.words(text, "cpus_per_task = 3\nmax_running = 1\nrequeue = false\n")
     first = command.start([*words, "--submit-only"])
     until((command.directory / "study.toml").exists, "the study has begun")
     store = command.store
@@ -194,7 +193,9 @@ def test_a_node_that_is_lost_costs_nothing_but_time(cluster, command, undisturbe
     (job,) = {line.split()[1] for line in cluster.say("squeue", "-h", "-t", "R", "-o", "%A %N").splitlines()}
     number = int(job.removeprefix("n"))
     try:
-        for process in processes_of(f"n{number}", str(command.directory)):
+        killed = cluster.processes_on(number, "study work") + cluster.processes_on(number, "slurm_script")
+        assert len(killed) >= 3
+        for process in killed:
             os.kill(process, signal.SIGKILL)
         os.kill(cluster.node(number), signal.SIGKILL)
         _, stderr = child.communicate(timeout=240)
@@ -202,17 +203,3 @@ def test_a_node_that_is_lost_costs_nothing_but_time(cluster, command, undisturbe
         cluster.start_node(number)
     assert child.returncode == 0, stderr
     assert weights(command.directory) == undisturbed
-
-
-def processes_of(node, argument):
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().decode(errors="replace")
-            variables = (path / "environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if f"SLURMD_NODENAME={node}" in variables and ("study\0work" in words or "slurm_script" in words):
-            found.append(int(path.name))
-    assert found, argument
-    return found

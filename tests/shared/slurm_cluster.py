@@ -125,6 +125,17 @@ class SlurmCluster:
         """Return the process of a node's daemon."""
         return int((self.place / f"slurmd-n{number}.pid").read_text())
 
+    def processes_on(self, number: int, words: str) -> list[int]:
+        """Return the processes of a node whose command line holds some words."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (path / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+                variables = (path / "environ").read_bytes().decode(errors="replace").split("\0")
+                if words in line and f"SLURMD_NODENAME=n{number}" in variables:
+                    found.append(int(path.name))
+        return found
+
     def start_node(self, number: int) -> None:
         """Start a node's daemon."""
         subprocess.run(["slurmd", "-N", f"n{number}"], env=dict(self.environment), check=True, timeout=60)

@@ -86,6 +86,14 @@ def test_a_submission_has_a_name_of_its_own(tmp_path):
     assert all(re.fullmatch(r"widestep-a\.b-c_d-[0-9a-f]{6}-[01]", name) for name in names)
 
 
+def test_the_state_of_a_trial_names_the_log_of_its_job(make):
+    store = make()
+    first, second = store.trials[:2]
+    note_log(store.directory, [first.fingerprint], "slurm/logs/12_3.out")
+    assert store.state(first).as_dict()["job_log"] == str(store.directory / "slurm/logs/12_3.out")
+    assert "job_log" not in store.state(second).as_dict()
+
+
 def test_the_log_of_a_trial_is_found(tmp_path):
     assert log_of(tmp_path, "abc") is None
     note_log(tmp_path, ["abc", "def"], "slurm/logs/12_3.out")

@@ -26,21 +26,33 @@ class Together:
         return said
 
     def part(self):
+        if self.is_first:
+            self._shared["waits"].set()
         self._shared["barrier"].wait(30)
 
 
 @pytest.fixture
-def together(fake):
+def together(fake, monkeypatch):
     """`together(store, fate)`: two processes work; `fate` maps trials to what each process meets. Returns how each ended."""
 
     def run(store, fate):
-        shared = {"barrier": threading.Barrier(2)}
+        shared = {"barrier": threading.Barrier(2), "waits": threading.Event()}
         ended, executed = [None, None], [[], []]
 
         def live(number):
             mine = StudyStore.open(store.directory)
 
+            def fail_late(trial, reason, fail=mine.fail):  # when the other process has gone on as far as it can
+                if number == 1:
+                    shared["waits"].wait(30)
+                fail(trial, reason)
+
+            monkeypatch.setattr(mine, "fail", fail_late)
+
             def execute(trials):
+                if number == 0:
+                    shared["waits"].clear()
+                shared["barrier"].wait(30)
                 executed[number].append(sorted(trial.fingerprint for trial in trials))
                 met = [fate[trial.fingerprint][number] for trial in trials if trial.fingerprint in fate]
                 if any(met):
@@ -95,6 +107,7 @@ def test_one_tells_the_reason_and_both_go_on(make, together, who):
     ended, executed = together(store, {store.trials[4].fingerprint: fate})
     assert ended == [11, 11]
     assert executed[0] == executed[1]
+    assert len(executed[0]) == 12
     assert statuses(store) == ["complete"] * 4 + ["failed"] + ["complete"] * 7
     assert store.states()[4].reason == "A folder must exist. It does not."
 

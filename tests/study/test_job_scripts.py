@@ -119,3 +119,14 @@ def test_the_signal_of_lsf_is_handed_on_and_the_answer_waited_for(tmp_path):
             assert child.poll() is None
         child.send_signal(10)
         assert child.wait(30) == 75
+
+
+@pytest.mark.parametrize(("body", "code"), [("exit 0", 0), ("exit 3", 3), ("exit 75", 75), ("kill -9 $$", 137)])
+def test_the_code_of_jsrun_is_the_tasks(tmp_path, body, code):
+    """However fast it ends; LSF queues a task again by it."""
+    (tmp_path / "jsrun").write_text(f"#!/bin/bash\n{body}\n")
+    (tmp_path / "jsrun").chmod(0o755)
+    text = lsf.job_script(Cluster(), replace(JOB, working_directory=tmp_path))
+    text = text.replace("wait $child", "sleep 0.1; wait $child", 1)  # it has ended by then
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(["bash", "-c", text], env=environment, check=False).returncode == code

@@ -32,13 +32,15 @@ def work(directory: Path, *, jobs: int | None = None) -> int:
     """
     store = StudyStore.open(directory)
     launch = detect() or Launch("nobody")
-    if jobs is None:
-        return _work(store, launch)
-    if jobs < 1 or launch.num_processes > 1:
+    if jobs is not None and (jobs < 1 or launch.num_processes > 1):
         raise UsageError(
             f"--jobs starts 1 or more workers in one process. It is {jobs}, in {launch.num_processes} process(es); leave it "
             "out where processes compute together."
         )
+    if launch.num_processes == 1 and not store.doubtful() and not any(state.runnable for state in store.states()):
+        return 0  # before anything is loaded: one of many tasks of an array, perhaps, that came late
+    if jobs is None:
+        return _work(store, launch)
     stopped = Crew(store, jobs, store.study.device).watch(lambda: None)
     left = any(state.runnable for state in store.states())
     return Stopped.exit_code if stopped or left else 0

@@ -16,6 +16,7 @@ from widestep.records.result import RunResult, Status
 from widestep.records.run import Run
 from widestep.study.amendments import amendment, changed_question, write_amendment
 from widestep.study.claims import Claims
+from widestep.study.cluster import log_of
 from widestep.study.study import Study, Trial, parse, to_toml
 
 TrialStatus = Literal["missing", "running", "complete", "diverged", "failed", "stopped"]
@@ -41,8 +42,14 @@ class TrialState:
         """Whether a worker may take the trial up."""
         return self.status in ("missing", "stopped")
 
+    @property
+    def job_log(self) -> Path | None:
+        """The log of the cluster's job that ran the trial last; None when no job did."""
+        return log_of(self.directory.parents[1], self.trial.fingerprint)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the row of `study status --json`."""
+        log = self.job_log
         return {
             "fingerprint": self.trial.fingerprint,
             "arm": self.trial.arm,
@@ -52,7 +59,7 @@ class TrialState:
             "val_accuracy": self.val_accuracy,
             "directory": str(self.directory),
             "reason": self.reason,
-        }
+        } | ({"job_log": str(log)} if log else {})
 
 
 class StudyStore:

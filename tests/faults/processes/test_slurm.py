@@ -1,6 +1,5 @@
 """Training under a real SLURM: the same bytes as one process, through requeues, preemption and the end of a job's time."""
 
-import contextlib
 import json
 import os
 import shlex
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running_jobs import steps_saved
 
 pytestmark = pytest.mark.processes
 SLOW = {"process": 0, "step": 1, "how": "slow", "phase": "computing", "seconds": 0.15}
@@ -20,15 +20,6 @@ SLOW = {"process": 0, "step": 1, "how": "slow", "phase": "computing", "seconds":
 def cluster(slurm: Any) -> Any:
     yield slurm
     slurm.cancel_all()
-
-
-@pytest.fixture
-def steps(job: Any) -> Any:
-    def counted() -> int:
-        path = job.directory / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    return counted
 
 
 def test_processes_on_two_nodes_write_the_bytes_of_one(cluster: Any, job: Any, uninterrupted: Any) -> None:
@@ -46,7 +37,7 @@ def test_doctor_shows_the_layout(cluster: Any, tmp_path: Path) -> None:
     assert "2 by srun on 1 host(s), met at n" in facts["processes"]["text"]
 
 
-def test_a_requeued_job_goes_on(cluster: Any, job: Any, steps: Any, until: Any, uninterrupted: Any, tmp_path: Path) -> None:
+def test_a_requeued_job_goes_on(cluster: Any, job: Any, until: Any, uninterrupted: Any, tmp_path: Path) -> None:
     """Row 24: the log is appended to, the attempt counted, and the bytes are those of a run that nothing happened to."""
     job.fail_at(**SLOW)
     number = cluster.submit(
@@ -55,7 +46,7 @@ def test_a_requeued_job_goes_on(cluster: Any, job: Any, steps: Any, until: Any, 
         "--requeue",
         cwd=tmp_path,
     )
-    until(lambda: steps() >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
     cluster.say("scontrol", "requeue", number)
     until(lambda: not cluster.states(number), "the job has ended")
     output = (tmp_path / "out").read_text()
@@ -64,7 +55,7 @@ def test_a_requeued_job_goes_on(cluster: Any, job: Any, steps: Any, until: Any, 
     uninterrupted(job.directory)
 
 
-def test_a_preempted_job_goes_on(cluster: Any, job: Any, steps: Any, until: Any, uninterrupted: Any, tmp_path: Path) -> None:
+def test_a_preempted_job_goes_on(cluster: Any, job: Any, until: Any, uninterrupted: Any, tmp_path: Path) -> None:
     """A job of a partition that comes first takes the node; within the grace time this one has saved and is queued again.
 
     SLURM only requeues by itself what is still there when the grace time ends.
@@ -73,7 +64,7 @@ def test_a_preempted_job_goes_on(cluster: Any, job: Any, steps: Any, until: Any,
     again = "code=$?\n[ $code -ne 75 ] || scontrol requeue $SLURM_JOB_ID\nexit $code\n"
     script = f"srun {shlex.join([sys.executable, *job.words()])}\n{again}"
     number = cluster.submit(script, "--ntasks=2", "--requeue", "--nodelist=n1", cwd=tmp_path)
-    until(lambda: steps() >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
     (tmp_path / "other").mkdir()
     other = cluster.submit("sleep 1\n", "--partition=high", "--exclusive", "--nodelist=n1", cwd=tmp_path / "other")
     until(lambda: not cluster.states(other) and not cluster.states(number), "both jobs have ended")
@@ -94,25 +85,13 @@ def test_the_end_of_the_time_is_known_early(cluster: Any, job: Any, until: Any, 
     assert [event["event"] for event in job.events] == ["started", "stopped"]
 
 
-def test_a_lost_node_is_named(cluster: Any, job: Any, steps: Any, until: Any) -> None:
+def test_a_lost_node_is_named(cluster: Any, job: Any, until: Any) -> None:
     job.fail_at(**SLOW)
     words = ["srun", "--nodes=2", "--nodelist=n1,n2", "--ntasks=2", "--kill-on-bad-exit=0", sys.executable, *job.words()]
     pipe = subprocess.PIPE
     child = subprocess.Popen(words, env=dict(cluster.environment), stdout=pipe, stderr=pipe, text=True)
-    until(lambda: steps() >= 5, "five steps")
-    os.kill(process_on("n2", str(job.directory)), signal.SIGKILL)
+    until(lambda: steps_saved(job.directory) >= 5, "five steps")
+    (other,) = cluster.processes_on(2, str(job.directory))
+    os.kill(other, signal.SIGKILL)
     _, stderr = child.communicate(timeout=60)
     assert "Process 0 lost process 1 on n2 at step " in stderr
-
-
-def process_on(node: str, argument: str) -> int:
-    """Return the process of a node that was given an argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (path / "cmdline").read_bytes().decode().split("\0")
-            variables = (path / "environ").read_bytes().decode(errors="replace").split("\0")
-            if argument in words and f"SLURMD_NODENAME={node}" in variables:
-                found.append(int(path.name))
-    (process,) = found
-    return process

@@ -20,6 +20,7 @@ export WIDESTEP_JOB_LOG="lsf/logs/${LSB_JOBID}_${LSB_JOBINDEX}.out"
 jsrun -n 240 -r 6 -a 1 -c 7 -g 1 -b rs /opt/env/bin/python -m widestep study work /scratch/me/studies/poster &
 child=$!
 trap 'kill -USR1 $child' USR1 TERM
-code=129
-while [ $code -gt 128 ] && kill -0 $child 2>/dev/null; do wait $child; code=$?; done  # a signal ends a wait
+wait $child; code=$?
+while kill -0 $child 2>/dev/null; do wait $child; code=$?; done  # a signal ends a wait
+if [ $code -gt 128 ]; then wait $child 2>/dev/null; last=$?; [ $last -eq 127 ] || code=$last; fi
 exit $code
