@@ -42,10 +42,10 @@ def together(fake, monkeypatch):
         def live(number):
             mine = StudyStore.open(store.directory)
 
-            def fail_late(trial, reason, fail=mine.fail):  # when the other process has gone on as far as it can
+            def fail_late(trial, *why, fail=mine.fail):  # when the other process has gone on as far as it can
                 if number == 1:
                     shared["waits"].wait(30)
-                fail(trial, reason)
+                fail(trial, *why)
 
             monkeypatch.setattr(mine, "fail", fail_late)
 
