@@ -6,15 +6,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as ev
 
 import contextlib
 import io
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from slurm_cluster import SlurmCluster, reason_to_skip, running
 
 import widestep
 
@@ -132,3 +135,17 @@ def options() -> Callable[[Mapping[str, object]], list[str]]:
         return [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
     return written
+
+
+@pytest.fixture(scope="session")
+def slurm(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A real SLURM of several emulated nodes on this machine, where one can be started."""
+    if (reason := reason_to_skip()) is not None:
+        pytest.skip(reason)
+    place = Path(tempfile.mkdtemp(prefix="widestep-slurm-"))  # short, as names of sockets must be, and open to its daemons
+    place.chmod(0o755)
+    try:
+        with running(place, program.environment()) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -15,27 +15,19 @@ some, as after its node has crashed; should it wake up after all, the fence keep
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
-import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from widestep.errors import DirectoryInUse, EnvironmentFault
-from widestep.lease import SLOT, Lease, lease_of_this_process, newest_lease, now, parsed, write_slot
+from widestep.lease import SLOT, Lease, lease_of_this_process, newest_lease, now, write_slot
+from widestep.lease_files import BEAT_SECONDS, BEATS_MISSED, Heart, HeldLease, LeaseFiles
 
 LOCK = ".lock"
-BEAT_SECONDS = 5.0
-"""Between two signs of life of a holder."""
-BEATS_MISSED = 3
-"""After so many a lease has run out, when its holder cannot be looked at."""
-
-_LEASE = re.compile(r"\.lease-(\d{1,18})")
+_LEASE = ".lease-"
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.01
 """At a lock whose holder is ending or has just begun: one that was killed may hold it for a moment more."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -49,7 +41,7 @@ class DirectoryLost(EnvironmentFault):
 
 def is_lock(name: str) -> bool:
     """Say whether a file's name is that of a lock or a lease."""
-    return name == LOCK or _LEASE.fullmatch(name) is not None
+    return name == LOCK or (name.startswith(_LEASE) and name.removeprefix(_LEASE).isdecimal())
 
 
 class DirectoryLock:
@@ -165,7 +157,7 @@ class _KernelLock:
         except BaseException:
             os.close(self._descriptor)
             raise
-        self._heart = _Heart(self._beat)
+        self._heart = Heart(self._beat, BEAT_SECONDS)
 
     def _wait_for_the_end(self, directory: Path, holder: Lease) -> None:
         """Return once a holder on another host has not shown a sign of life for some beats: its host is gone."""
@@ -182,6 +174,7 @@ class _KernelLock:
     def _beat(self, number: int) -> None:
         """Show a sign of life, behind the two slots; hosts that share the file system, but no locks, look for it."""
         os.pwrite(self._descriptor, f"{self.generation} {number}".ljust(SLOT - 1).encode() + b"\n", 2 * SLOT)
+        os.fdatasync(self._descriptor)
 
     def _locked(self, directory: Path) -> tuple[int, tuple[int, int]]:
         """Open and lock the file; again, when its holder removed it in between, or is ending, or has just begun."""
@@ -248,101 +241,40 @@ def _patiently(read: Callable[[], Lease | None]) -> Lease | None:
     return None
 
 
-class _Heart:
-    """Calls a function every few seconds, with a number that counts up."""
-
-    def __init__(self, beat: Callable[[int], None]) -> None:
-        self._beat = beat
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="widestep-lease", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        for number in itertools.count(1):
-            if self._ended.wait(BEAT_SECONDS):
-                return
-            with contextlib.suppress(OSError):  # on a full or vanished disk the next one may go well
-                self._beat(number)
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
 class _LeaseFile:
     """`.lease-GENERATION`, which one process alone can create; the highest generation is who holds the directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        newest = max(self._generations(), default=0)
+        self._files = LeaseFiles(directory, _LEASE)
+        newest = max(self._files.generations(), default=0)
         if newest:
             self._wait_for_the_end(newest)
         self.generation = newest + 1
-        self._path = directory / f".lease-{self.generation}"
-        try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except FileExistsError:
-            raise _refusal(directory, _patiently(partial(self._read, self.generation)), "wait for it") from None
-        self._lease = lease_of_this_process(self.generation, now())
-        try:
-            self._write()
-            os.fsync(self._descriptor)
-            successor = self.successor()
-            if successor is not None:
-                raise _refusal(directory, _patiently(self._newest), "wait for it")
-        except BaseException:
-            os.close(self._descriptor)
-            os.unlink(self._path)
-            raise
-        for generation in self._generations():
-            if generation < self.generation:
-                (directory / f".lease-{generation}").unlink(missing_ok=True)
-        self._heart = _Heart(self._beat)
-
-    def _generations(self) -> list[int]:
-        found = (_LEASE.fullmatch(name) for name in os.listdir(self._directory))
-        return [int(match[1]) for match in found if match]
-
-    def _read(self, generation: int) -> Lease | None:
-        try:
-            return parsed((self._directory / f".lease-{generation}").read_bytes())
-        except OSError:
-            return None
-
-    def _newest(self) -> Lease | None:
-        return self._read(max(self._generations(), default=0))
+        held = self._files.create(self.generation)
+        if held is None:
+            raise _refusal(directory, _patiently(self._files.newest), "wait for it")
+        self._held: HeldLease | None = held
+        self._files.remove_before(self.generation)
+        self._heart = Heart(held.beat, BEAT_SECONDS)
 
     def _wait_for_the_end(self, generation: int) -> None:
         """Return once a lease has run out: its holder has ended, or has not shown a sign of life for some beats."""
-        first, own = self._read(generation), lease_of_this_process(0)
+        first, own = self._files.read(generation), lease_of_this_process(0)
         deadline = time.monotonic() + BEAT_SECONDS * BEATS_MISSED
         while first is None or not first.provably_ended:
             local = first is not None and (first.host, first.namespace) == (own.host, own.namespace)
-            if local or self._read(generation) != first:
-                raise _refusal(self._directory, _patiently(self._newest), "wait for it")
+            if local or self._files.read(generation) != first:
+                raise _refusal(self._directory, _patiently(self._files.newest), "wait for it")
             if time.monotonic() >= deadline:
                 return
             time.sleep(BEAT_SECONDS / 5)
 
-    def _write(self) -> None:
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        write_slot(self._descriptor, self._lease)
-
-    def _beat(self, number: int) -> None:
-        self._lease = replace(self._lease, beat=number)
-        self._write()
-
     def successor(self) -> str | None:
-        newest = max(self._generations(), default=0)
-        if newest <= self.generation:
-            return None
-        return str(self._read(newest) or f"the process of {self._directory / f'.lease-{newest}'}")
+        return None if self._held is None else self._held.successor()
 
     def release(self) -> None:
-        if self._descriptor >= 0:
+        if self._held is not None:
             self._heart.stop()
-            self._lease = replace(self._lease, released=True)
-            with contextlib.suppress(OSError):
-                self._write()
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._held.release()
+            self._held = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from running_jobs import is_alive
 
+from widestep.lease import parsed
 from widestep.study.estimate import data_facts, plans
 from widestep.study.footprint import disk_need
 from widestep.study.store import StudyStore
@@ -80,7 +81,7 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
     child = start()
     under_way(child, 1)
     shot = max(filter(is_alive, _workers(directory)))
-    held = [path.name for path in (directory / "claims").glob("[!.]*") if json.loads(path.read_text())["process"] == shot]
+    held = [path.stem for path in (directory / "claims").glob("[!.]*") if parsed(path.read_bytes()).process == shot]
     os.kill(shot, signal.SIGKILL)
     starts["shot"] = Ended(child.wait(60), child.stderr.read())
     power_cut(child)
@@ -91,7 +92,7 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
 
 
 def _workers(directory):
-    return {json.loads(path.read_text())["process"] for path in (directory / "claims").glob("[!.]*")}
+    return {parsed(path.read_bytes()).process for path in (directory / "claims").glob("[!.]*")}
 
 
 def test_a_signal_stops_it(disturbed):

@@ -4,13 +4,16 @@ import json
 import os
 import random
 import shutil
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from study_texts import WARMUPS_FALL
 
 from widestep.cli.main import run
+from widestep.lease import as_slot, lease_of_this_process
 from widestep.report import build
 from widestep.report.plotted import FigureData
 from widestep.study.store import StudyStore
@@ -162,7 +165,7 @@ def test_2000_damages_leave_the_good_trials_alone(study, say):  # row 96, G11
         for trial in hurt:
             harm(rng.choice(sorted(path for path in trial.iterdir())), rng, everywhere)
         if rng.random() < 0.1:
-            (directory / "claims" / rng.choice(trials).name).write_bytes(rng.choice(JUNK))
+            (directory / "claims" / f"{rng.choice(trials).name}.1").write_bytes(rng.choice(JUNK))
         after = statuses(say, directory)
         for name, row in before.items():
             if directory / "trials" / name not in hurt:
@@ -268,11 +271,12 @@ def test_a_claim_from_another_host_is_named_with_the_remedy(study, say):  # row 
     directory = study()
     trial = sorted((directory / "trials").iterdir())[0]
     shutil.rmtree(trial)
-    claim = directory / "claims" / trial.name
-    claim.write_text(json.dumps({"host": "elsewhere", "process": 7, "started": "1"}))
-    state, _, reason = statuses(say, directory)[trial.name]
-    assert state == "running"
-    assert reason == f"by process 7 on host elsewhere; if that has ended, delete {claim}"
+    claim = directory / "claims" / f"{trial.name}.1"
+    claim.write_bytes(as_slot(replace(lease_of_this_process(1), host="elsewhere", process=7)))
+    assert statuses(say, directory)[trial.name][::2] == ("running", "by process 7 on host elsewhere")
+    os.utime(claim, (time.time() - 7_200,) * 2)
+    words = "without a sign of life for 120 min; whoever works on the study next takes it over"
+    assert statuses(say, directory)[trial.name][::2] == ("running", f"by process 7 on host elsewhere, {words}")
     for content in JUNK:
         claim.write_bytes(content)
         assert statuses(say, directory)[trial.name][0] == "missing"

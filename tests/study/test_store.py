@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from widestep.errors import EnvironmentFault, UsageError
+from widestep.lease import as_slot, lease_of_this_process
 from widestep.study.store import StudyStore
 from widestep.study.study import parse, to_toml
 
@@ -220,12 +222,10 @@ def ended():
 
 
 def claimed_by(store, trial, **facts):
-    """Rewrite this process's claim as that of another."""
-    store.claim([trial])
-    path = store.directory / "claims" / trial.fingerprint
-    held = json.loads(path.read_text())
-    assert held["process"] == os.getpid()
-    path.write_text(json.dumps({**held, **facts}))
+    """Leave the claim of another process."""
+    directory = store.directory / "claims"
+    directory.mkdir(exist_ok=True)
+    (directory / f"{trial.fingerprint}.1").write_bytes(as_slot(replace(lease_of_this_process(1), **facts)))
 
 
 def stat_of(child):
@@ -278,7 +278,7 @@ def test_the_claim_of_another_host_is_respected(make, ended):
 def test_a_damaged_claim_is_none(make, content):  # fault 96
     store = make()
     store.claim(store.trials[:1])
-    (store.directory / "claims" / store.trials[0].fingerprint).write_text(content)
+    (store.directory / "claims" / f"{store.trials[0].fingerprint}.1").write_text(content)
     assert statuses(store)[0] == "missing"
     assert store.claim(store.trials[:1]) == store.trials[:1]
 

@@ -1,8 +1,13 @@
 """Work on a study: failures stay with the trial that is at fault, and nothing that has an outcome runs again."""
 
+from dataclasses import replace
+
 import pytest
 
-from widestep.errors import DataError, Stopped
+from widestep.errors import DataError, DirectoryInUse, EnvironmentFault, Stopped
+from widestep.lease import as_slot, lease_of_this_process
+from widestep.locks import DirectoryLock
+from widestep.study import claims
 from widestep.study.work import work
 
 STACK = ("[arms.warm]", "[set]\nstack = 4\n\n[arms.warm]")
@@ -144,3 +149,43 @@ def test_what_another_process_has_claimed_is_left_to_it(make, fake):
     trainer = Trainer(store, fake)
     assert work(store, trainer) == 10
     assert [state.status for state in store.states()] == ["running"] * 2 + ["complete"] * 10
+
+
+def test_a_directory_that_nothing_can_be_written_to_keeps_nobody_from_the_others(make, fake):
+    """Not even the failure can be recorded; it is told when nothing else is left to do."""
+    store = make()
+    blocked = store.path(store.trials[2])
+    blocked.parent.mkdir()
+    blocked.write_text("in the way")
+    trainer = Trainer(store, fake)
+    with pytest.raises(EnvironmentFault, match=f"{blocked}: File exists"):
+        work(store, trainer)
+    assert [state.status for state in store.states()] == ["complete"] * 2 + ["missing"] + ["complete"] * 9
+    assert len(trainer.stacks) == 12
+
+
+def test_a_directory_that_somebody_works_in_is_left_to_him(make, fake):
+    store = make()
+    trainer = Trainer(store, fake)
+    taken = DirectoryLock(store.path(store.trials[2]).mkdir(parents=True) or store.path(store.trials[2]))
+    try:
+        with pytest.raises(DirectoryInUse, match="One job at a time works in a run directory"):
+            work(store, trainer)
+    finally:
+        taken.release()
+    assert [state.status for state in store.states()] == ["complete"] * 2 + ["missing"] + ["complete"] * 9
+    assert work(store, trainer) == 1
+
+
+def test_claims_of_other_hosts_are_looked_at_for_a_while_before_the_end(make, fake, monkeypatch):
+    """The last free trials are taken by a host that then dies: who is still there takes them over."""
+    store, slept, now = make(), [], [0.0]
+    directory = store.directory / "claims"
+    directory.mkdir()
+    for trial in store.trials[:2]:
+        lease = replace(lease_of_this_process(1), host="elsewhere")
+        (directory / f"{trial.fingerprint}.1").write_bytes(as_slot(lease))
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(claims.time, "sleep", lambda seconds: (slept.append(seconds), now.append(now.pop() + seconds)))
+    assert work(store, Trainer(store, fake)) == 12
+    assert sum(slept) == 15

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from widestep.errors import EnvironmentFault
-from widestep.workers.launched import Launch, detect, seconds_of_job
+from widestep.workers.launched import Launch, detect, is_launched, seconds_of_job
 
 TORCHRUN = {
     "RANK": "5",
@@ -115,10 +115,18 @@ def test_nobody() -> None:
     assert detect({"RANK": "0", "MASTER_ADDR": "somewhere"}) is None  # half of a launch is none
 
 
+def test_the_scheduler_says_where_process_0_is() -> None:
+    found = detect({**SRUN, "SLURM_STEP_NODELIST": "n[01-02]"})
+    assert found == Launch("srun", 6, 8, 2, "n01", 14_711, one_host=False)
+    hosts = {"LSB_MCPU_HOSTS": "batch1 1 h41n05 42 h41n06 42"}
+    assert detect({**JSRUN, **hosts}) == Launch("jsrun", 7, 12, 1, "h41n05", 22_233, one_host=False)
+
+
 @pytest.mark.parametrize("environment", [JSRUN, SRUN], ids=["jsrun", "srun"])
 def test_several_hosts_need_the_address_of_process_0(environment: dict[str, str]) -> None:
     with pytest.raises(EnvironmentFault, match="MASTER_ADDR is not set"):
         detect(environment)
+    assert is_launched(environment)
 
 
 def test_torchrun_on_one_host_with_a_store_of_its_own() -> None:

@@ -16,7 +16,7 @@ from widestep.cli.sentences import DEBUG, explained
 from widestep.cli.streams import settle_streams
 from widestep.errors import EnvironmentFault
 from widestep.records.environment import require_torch
-from widestep.workers.launched import detect, die_with_parent
+from widestep.workers.launched import die_with_parent, is_launched
 
 _COMPUTING = {("train",), ("eval",), ("verify",), ("bench",), ("study", "run"), ("study", "work"), ("study", "retry")}
 _LONGEST_LINE = 2_000
@@ -50,7 +50,7 @@ for module, name, purpose in (
     ("study_plan", "plan", "Show trials, steps and predicted time; write nothing."),
     ("study_status", "status", "Show the state of every trial."),
     ("study", "retry", "Try failed trials again, and whatever else is left."),
-    ("study", "work", "Join a study as one more worker process."),
+    ("study_work", "work", "Join a study as one more worker process."),
 ):
     study.command(f"widestep.cli.{module}:{name}", name=name, help=purpose)
 app.command(study)
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     die_with_parent()
     settle_streams()
     code = run(sys.argv[1:] if arguments is None else arguments)
-    if detect() is not None:  # torch's communication threads may abort a process that is taken down in the ordinary way
+    if is_launched():  # torch's communication threads may abort a process that is taken down in the ordinary way
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,9 +1,11 @@
-"""`widestep study run`, `retry` and `work`: the many runs of a question."""
+"""`widestep study run` and `retry`: the many runs of a question."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from widestep.cli.progress import ProgressView, duration, say
+from widestep.cli.study_cluster import run_on_cluster, site_settings
 from widestep.cli.study_status import exit_code_of, say_audit
 from widestep.cli.study_wanted import num_jobs_of, wanted_study
 from widestep.errors import Stopped, UsageError
@@ -11,6 +13,7 @@ from widestep.files import write_atomically
 from widestep.plan.plain import csv_text
 from widestep.plan.runplan import RunPlan
 from widestep.study.audit import audit
+from widestep.study.campaign import Campaign, scheduler_named
 from widestep.study.crew import Crew, ProgressMeter
 from widestep.study.estimate import estimate, plans
 from widestep.study.store import StudyStore
@@ -24,6 +27,12 @@ def run(
     seeds: int | None = None,
     jobs: int | None = None,
     report: bool = True,
+    on: Literal["local", "slurm", "lsf"] = "local",
+    cluster: Path | None = None,
+    account: str | None = None,
+    partition: str | None = None,
+    time: str | None = None,
+    submit_only: bool = False,
     **fields: str,
 ) -> int:
     """Run what is missing of a study, then report. The same command again goes on where it stopped.
@@ -31,6 +40,7 @@ def run(
     For example:
       widestep study run poster-digits
       widestep study run my-study.toml --seeds 6 --jobs 2
+      widestep study run my-study.toml --on slurm --cluster site.toml --time 4h
       widestep study run poster --data folder:/data/imagenet
 
     Parameters
@@ -45,14 +55,30 @@ def run(
         Runs, or stacks of runs, at a time; otherwise one a GPU or core.
     report
         Make the report at the end.
+    on
+        Where: on this machine, or by jobs of SLURM or LSF, which are followed until all is done.
+    cluster
+        TOML file with the site's settings for the jobs; docs/clusters.md explains them.
+    account
+        Account or project that the jobs are charged to.
+    partition
+        Partition or queue of the jobs.
+    time
+        How long one job may last: 30m, 4h. What is left then is queued again.
+    submit_only
+        Submit the jobs and return, instead of following them.
     fields
         Recipe fields changed in every run, by name.
     """
     directory, wanted = wanted_study(study, out, seeds, fields)
+    site = site_settings(on, cluster, account, partition, time, submit_only=submit_only, jobs=jobs)
     num_jobs = num_jobs_of(wanted, jobs)
     run_plans = plans(wanted.trials())
     _refuse_without_files(wanted)
     store = StudyStore.create(directory, wanted)
+    if on != "local":
+        done = run_on_cluster(Campaign(store, scheduler_named(on), site), store, run_plans, submit_only=submit_only)
+        return _conclude(store, None, report) if done else Stopped.exit_code
     return _go_on(store, run_plans, num_jobs, report, store.forget_failures())
 
 
@@ -98,37 +124,6 @@ def _chosen(store: StudyStore, only: Sequence[str] | None) -> Callable[[Trial], 
                 f"{word!r} is neither; `widestep study status` lists them."
             )
     return lambda trial: only is None or any(named(trial, word) for word in only)
-
-
-def work(directory: Path) -> int:
-    """Join a study as one more worker process: run trials that nobody has claimed until none is left.
-
-    For example:
-      widestep study work studies/poster-digits
-
-    Parameters
-    ----------
-    directory
-        Directory of a study that was started with `widestep study run`.
-    """
-    store = StudyStore.open(directory)
-    from widestep.cli.console import SilentWatcher
-    from widestep.study.work import execution_of
-    from widestep.study.work import work as work_on
-    from widestep.train.loop import train
-    from widestep.train.stop import Deadline, StopRequest
-    from widestep.workers.world import World
-
-    stop = StopRequest(Deadline.of(None))
-    stop.install()
-    execution = execution_of(store.study.device, compare_batchnorm=store.study.compare_batchnorm)
-
-    def execute(trials: Sequence[Trial]) -> None:
-        with World() as world:
-            train([store.run(trial) for trial in trials], execution, world, SilentWatcher(), stop)
-
-    work_on(store, execute)
-    return 0
 
 
 def _refuse_without_files(study: Study) -> None:

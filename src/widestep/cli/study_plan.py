@@ -4,9 +4,11 @@ import json as json_module
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from widestep.cli import study_probe
 from widestep.cli.progress import duration
+from widestep.cli.study_cluster import site_settings
 from widestep.cli.study_power import power_lines, power_of
 from widestep.cli.study_probe import Probe
 from widestep.cli.study_wanted import num_jobs_of, wanted_study
@@ -14,6 +16,7 @@ from widestep.plan.plain import plain
 from widestep.plan.runplan import RunPlan
 from widestep.records.fact import size
 from widestep.study.audit import planned
+from widestep.study.campaign import planned_scripts
 from widestep.study.estimate import Estimate, data_facts, estimate, plans
 from widestep.study.footprint import DiskNeed, Footprint, disk_need
 from widestep.study.store import StudyStore
@@ -29,6 +32,11 @@ def plan(
     probe: bool = False,
     sd_from: Path | None = None,
     json: bool = False,
+    on: Literal["local", "slurm", "lsf"] = "local",
+    cluster: Path | None = None,
+    account: str | None = None,
+    partition: str | None = None,
+    time: str | None = None,
     **fields: str,
 ) -> int:
     """Show a study's trials, steps, time and disk; write nothing and start nothing.
@@ -56,9 +64,20 @@ def plan(
         Directory of an earlier study: its spread tells what the seeds can show.
     json
         Print as JSON.
+    on
+        Show the job scripts for slurm or lsf, too.
+    cluster
+        TOML file with the site's settings for the jobs; docs/clusters.md explains them.
+    account
+        Account or project that the jobs are charged to.
+    partition
+        Partition or queue of the jobs.
+    time
+        How long one job may last: 30m, 4h.
     fields
         Recipe fields changed in every run, by name.
     """
+    site = site_settings(on, cluster, account, partition, time)
     store = StudyStore(*wanted_study(study, out, seeds, fields))
     num_jobs = num_jobs_of(store.study, jobs)
     facts = data_facts(store.trials)
@@ -70,10 +89,12 @@ def plan(
     disk, footprints = disk_need(store, left, run_plans, facts, predicted.lasting, num_jobs)
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
     audited, power = [one.record() for one in planned(store.study, run_plans)], power_of(store, sd_from)
+    scripts = {} if on == "local" else planned_scripts(store, on, site)
     if json:
-        whole = _record(store, len(left), num_jobs, predicted, disk, found)
-        said = {"power": [one.record() for one in power], "cells": rows} | ({"audit": audited} if audited else {})
-        print(json_module.dumps(whole | said, indent=2))
+        said: dict[str, object] = {"power": [one.record() for one in power]}
+        said |= {"scripts": {str(path): text for path, text in scripts.items()}} if scripts else {}
+        said |= {"cells": rows} | ({"audit": audited} if audited else {})
+        print(json_module.dumps(_record(store, len(left), num_jobs, predicted, disk, found) | said, indent=2))
         return 0
     print(f"{plain(store.study.title)}\n")
     _print_cells(rows)
@@ -83,6 +104,8 @@ def plan(
         print(line)
     for line in _lines(store, len(left), num_jobs, predicted, disk, found):
         print(line)
+    for path, text in scripts.items():
+        print(f"\n{path}\n{text}", end="")
     return 0
 
 

@@ -54,7 +54,7 @@ def _line(row: TrialProgress) -> str:
     state = row.state
     settings = ", ".join(f"{name}={value}" for name, value in state.trial.settings.items())
     since = f"since {row.since[:16].replace('T', ' ')}" if row.since and state.status == "running" else ""
-    words = " ".join(filter(None, [str(row.log or state.directory), since, state.reason]))
+    words = " ".join(filter(None, [str(row.log or state.job_log or state.directory), since, state.reason]))
     place = f"seed {state.trial.seed:<4} {state.trial.arm:<14} {settings:<24}"
     return plain(f"{state.status:<9} {_how_far(row):>11} {place} {words}".rstrip())
 

@@ -1,11 +1,9 @@
 """A study on disk: its definition, and one directory a trial, claimed by one process at a time."""
 
-import fcntl
 import json
 import os
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +15,9 @@ from widestep.records.reading import read_record
 from widestep.records.result import RunResult, Status
 from widestep.records.run import Run
 from widestep.study.amendments import amendment, changed_question, write_amendment
+from widestep.study.claims import Claims
+from widestep.study.cluster import log_of
 from widestep.study.study import Study, Trial, parse, to_toml
-
-_CLAIM = {"host": str, "process": int, "started": str}
 
 TrialStatus = Literal["missing", "running", "complete", "diverged", "failed", "stopped"]
 
@@ -44,8 +42,14 @@ class TrialState:
         """Whether a worker may take the trial up."""
         return self.status in ("missing", "stopped")
 
+    @property
+    def job_log(self) -> Path | None:
+        """The log of the cluster's job that ran the trial last; None when no job did."""
+        return log_of(self.directory.parents[1], self.trial.fingerprint)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the row of `study status --json`."""
+        log = self.job_log
         return {
             "fingerprint": self.trial.fingerprint,
             "arm": self.trial.arm,
@@ -55,7 +59,7 @@ class TrialState:
             "val_accuracy": self.val_accuracy,
             "directory": str(self.directory),
             "reason": self.reason,
-        }
+        } | ({"job_log": str(log)} if log else {})
 
 
 class StudyStore:
@@ -65,6 +69,7 @@ class StudyStore:
         self.directory = directory
         self.study = study
         self.trials = study.trials()
+        self._claims = Claims(directory / "claims")
 
     @classmethod
     def create(cls, directory: Path, study: Study) -> "StudyStore":
@@ -133,15 +138,20 @@ class StudyStore:
     def state(self, trial: Trial) -> TrialState:
         """Return how far a trial is, from its directory and claim."""
         directory = self.path(trial)
-        held = self._holder_lives(trial)  # before the outcome is read: a claim is given back only after it was written
+        held = self._claims.held(trial.fingerprint)  # before the outcome is read: a claim is given back after it was written
         try:
             result, status = self._outcome(trial)
-            if result is not None:
-                return TrialState(trial, result.status, directory, result.val_accuracy, result.reason)
-            if held:
-                return TrialState(trial, "running", directory, reason=self._elsewhere(trial))
         except StoreError as error:
             return TrialState(trial, "failed", directory, reason=str(error))
+        if result is not None:
+            return TrialState(trial, result.status, directory, result.val_accuracy, result.reason)
+        if held:
+            return TrialState(trial, "running", directory, reason=self._claims.elsewhere(trial.fingerprint))
+        return self._resting(trial, status)
+
+    def _resting(self, trial: Trial, status: Status | None) -> TrialState:
+        """Return the state of a trial without an outcome that nobody is working on."""
+        directory = self.path(trial)
         if os.path.lexists(directory / "failure.json"):
             return TrialState(trial, "failed", directory, reason=_reason(directory / "failure.json"))
         return TrialState(trial, "missing" if status is None else "stopped", directory)
@@ -177,16 +187,17 @@ class StudyStore:
 
     def claim(self, trials: Sequence[Trial]) -> list[Trial]:
         """Claim trials for this process and return those that were free."""
-        with self._alone():
+        with self._claims.alone():
             return [trial for trial in trials if self._claim(trial)]
 
     def release(self, trials: Sequence[Trial]) -> None:
         """Give this process's claims back."""
-        mine = _identity(os.getpid())
         for trial in trials:
-            if self._holder(trial) == mine:
-                with explained(self.directory):
-                    self._claim_path(trial).unlink(missing_ok=True)
+            self._claims.give_back(trial.fingerprint)
+
+    def doubtful(self) -> bool:
+        """Say whether trials are claimed on other hosts by processes that may be dead: some seconds tell."""
+        return self._claims.doubtful([trial.fingerprint for trial in self.trials])
 
     def fail(self, trial: Trial, reason: str, traceback: str = "") -> None:
         """Record that a trial failed and why; one that has an outcome keeps it. This process's claim is given back.
@@ -219,15 +230,15 @@ class StudyStore:
         spared
             Says which trials are left for the next worker instead; they are returned, too.
         """
-        with self._alone():
-            left = [trial for trial in self.trials if self._left_behind(trial, process)]
-            unfinished = [trial for trial in left if not self.state(trial).finished]
-            for trial in left:
-                if trial in unfinished and spared(trial):
-                    self.tell(trial, f"{reason}; it is taken up again")
-                else:
-                    self.fail(trial, reason)
-                self._claim_path(trial).unlink(missing_ok=True)
+        names = set(self._claims.left_by(process, [trial.fingerprint for trial in self.trials]))
+        left = [trial for trial in self.trials if trial.fingerprint in names]
+        unfinished = [trial for trial in left if not self.state(trial).finished]
+        for trial in left:
+            if trial in unfinished and spared(trial):
+                self.tell(trial, f"{reason}; it is taken up again")
+            else:
+                self.fail(trial, reason)
+            self._claims.remove(trial.fingerprint)
         return unfinished
 
     def forget_failures(self, chosen: Callable[[Trial], bool] = lambda trial: True) -> int:
@@ -249,67 +260,19 @@ class StudyStore:
                     run.set_status("failed")
         return len(failed)
 
-    def _claim_path(self, trial: Trial) -> Path:
-        return self.directory / "claims" / trial.fingerprint
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process is looking at claims in order to change them."""
-        path = self.directory / "claims" / ".lock"
-        with explained(path):
-            path.parent.mkdir(exist_ok=True)
-            with path.open("a") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX)  # freed by the kernel, however this process ends
-                yield
-
     def _claim(self, trial: Trial) -> bool:
         """Claim a trial that nobody is working on and that has neither an outcome nor failed since we looked."""
-        if not self.state(trial).runnable:
+        if not self.state(trial).runnable or not self._claims.take(trial.fingerprint):
             return False
-        self._claim_path(trial).write_text(json.dumps(_identity(os.getpid())), encoding="utf-8")
-        return True
-
-    def _holder(self, trial: Trial) -> dict[str, Any] | None:
-        try:
-            held = read_record(self._claim_path(trial), "who runs a trial")
-        except StoreError:
-            return None
-        if held is None or {name: type(value) for name, value in held.items()} != _CLAIM:
-            return None
-        return held
-
-    def _holder_lives(self, trial: Trial) -> bool:
-        """Say whether the claim's process is alive; on another host it is taken to be."""
-        held = self._holder(trial)
-        if held is None:
-            return False
-        return held["host"] != socket.gethostname() or held == _identity(held["process"])
-
-    def _elsewhere(self, trial: Trial) -> str | None:
-        """Say who holds a claim that this host cannot look at, and what to do when it is gone."""
-        held = self._holder(trial)
-        if held is None or held["host"] == socket.gethostname():
-            return None
-        claim = self._claim_path(trial)
-        return f"by process {held['process']} on host {held['host']}; if that has ended, delete {claim}"
-
-    def _left_behind(self, trial: Trial, process: int) -> bool:
-        held = self._holder(trial)
-        return held is not None and held["process"] == process and not self._holder_lives(trial)
+        with suppress(StoreError):
+            result, status = self._outcome(trial)
+            if result is None and self._resting(trial, status).runnable:
+                return True
+        self._claims.give_back(trial.fingerprint)
+        return False
 
 
 def _reason(failure: Path) -> str:
     with suppress(StoreError, KeyError, TypeError):
         return str(read_record(failure, "why a trial failed")["reason"])  # type: ignore[index]
     return f"{failure} is damaged"
-
-
-def _identity(process: int) -> dict[str, Any]:
-    """Return host, number and start time of a process: a number alone may be used again."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        fields = []
-    lives = fields and fields[0] not in "ZX"  # a zombie has ended, though nobody may ever have taken note
-    return {"host": socket.gethostname(), "process": process, "started": fields[19] if lives else "gone"}

@@ -1,11 +1,12 @@
 """Work on a study: take trials that nobody has, run them in stacks, keep failures to themselves."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from traceback import format_exception
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-from widestep.errors import Stopped, WidestepError
+from widestep.errors import DirectoryInUse, Stopped, WidestepError, WorkerLost
 from widestep.plan.cadence import Cadence
 from widestep.plan.execution import Execution
 from widestep.records.saved import saved_steps
@@ -27,12 +28,48 @@ def execution_of(device: Literal["auto", "cpu", "cuda"], *, compare_batchnorm: b
     )
 
 
+_DOUBT_SECONDS = 1.0
+"""Between two looks at claims of other hosts, when nothing else is left to do."""
+
 Execute = Callable[[Sequence[Trial]], None]
 """Runs trials that share a stack, each in its directory, to their outcome."""
 
 
-def work(store: StudyStore, execute: Execute) -> int:
-    """Run trials until none is free; several processes may do so at the same time.
+class Company(Protocol):
+    """The processes that compute a trial together; the first of them claims and decides."""
+
+    num_processes: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first process."""
+        ...
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Return the first process's value on every process."""
+        ...
+
+    def part(self) -> None:
+        """Wait for all."""
+        ...
+
+
+class Alone:
+    """A process that computes by itself."""
+
+    num_processes = 1
+    is_first = True
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Return the value."""
+        return value
+
+    def part(self) -> None:
+        """Wait for nobody."""
+
+
+def work(store: StudyStore, execute: Execute, company: Company | None = None) -> int:
+    """Run trials until none is free; several processes may do so at the same time, each for itself or in company.
 
     A stack that fails as a whole is run again trial by trial: a run alone gives the same bytes, so only the one that is at
     fault is recorded as failed.
@@ -45,38 +82,90 @@ def work(store: StudyStore, execute: Execute) -> int:
     ------
     Stopped
         When the trainer was asked to stop; claims are given back.
+    DirectoryInUse, EnvironmentFault
+        When trials are left because somebody works in their directories who has not claimed them, or nothing can be written
+        there.
+    WorkerLost
+        When one of several processes that compute together was lost.
     """
-    num_done = 0
-    while True:
-        stack = _claim_next(store)
-        if not stack:
-            return num_done
+    return _Worker(store, execute, company or Alone()).work()
+
+
+class _Worker:
+    """One process at work on a study."""
+
+    def __init__(self, store: StudyStore, execute: Execute, company: Company) -> None:
+        self._store = store
+        self._execute = execute
+        self._company = company
+        self._refused: dict[str, WidestepError] = {}  # trials whose directories are somebody else's, or cannot be written
+
+    def work(self) -> int:
+        num_done = 0
+        while stack := self._next():
+            try:
+                num_done += self._run(stack)
+            finally:
+                self._store.release(stack)
+        left = [trial for trial in self._named(list(self._refused)) if self._store.state(trial).runnable]
+        for name in self._company.broadcast_json([trial.fingerprint for trial in left]):
+            raise self._refused.get(name, DirectoryInUse())
+        return num_done
+
+    def _named(self, names: Sequence[str]) -> list[Trial]:
+        trials = {trial.fingerprint: trial for trial in self._store.trials}
+        return [trials[name] for name in names]
+
+    def _next(self) -> list[Trial]:
+        """Return the trials to run next, on every process the same."""
+        claimed: list[Trial] = []
+        if self._company.is_first:
+            while not (claimed := self._claimed()) and self._store.doubtful():
+                time.sleep(_DOUBT_SECONDS)
+        return self._named(self._company.broadcast_json([trial.fingerprint for trial in claimed]))
+
+    def _claimed(self) -> list[Trial]:
+        states = self._store.states()
+        free = [state.trial for state in states if state.runnable and state.trial.fingerprint not in self._refused]
+        for stack in stacks(free, self._store):
+            claimed = self._store.claim(stack)
+            if claimed:
+                return claimed
+        return []
+
+    def _run(self, stack: Sequence[Trial]) -> int:
         try:
-            num_done += _run(store, stack, execute)
-        finally:
-            store.release(stack)
+            self._execute(stack)
+        except Exception as error:  # noqa: BLE001 - whatever a trial does, the others go on
+            return self._after(stack, error)
+        return len(stack)
 
-
-def _claim_next(store: StudyStore) -> list[Trial]:
-    free = [state.trial for state in store.states() if state.runnable]
-    for stack in stacks(free, store):
-        claimed = store.claim(stack)
-        if claimed:
-            return claimed
-    return []
-
-
-def _run(store: StudyStore, stack: Sequence[Trial], execute: Execute) -> int:
-    try:
-        execute(stack)
-    except Stopped:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a trial does, the others go on
+    def _after(self, stack: Sequence[Trial], error: Exception) -> int:
+        """Go on after a stack has failed; returns how many of its trials have an outcome after all."""
+        known = isinstance(error, WidestepError)  # then it was raised on all processes, and none waits for another
+        code = error.exit_code if isinstance(error, WidestepError) else WidestepError.exit_code
+        if code == Stopped.exit_code or (isinstance(error, WorkerLost) and self._company.num_processes > 1):
+            raise error
+        if not known and self._company.num_processes > 1:
+            for trial in stack:
+                self._fail(trial, error)
+            raise error
         if len(stack) == 1:
-            store.fail(stack[0], _reason(error), "".join(format_exception(error)))
+            if code == DirectoryInUse.exit_code:
+                self._refused[stack[0].fingerprint] = DirectoryInUse(str(error))
+            elif str(error) or not known:  # without words it is that of another process, which tells it
+                self._fail(stack[0], error)
+            self._company.part()
             return 0
-        return sum(1 if store.state(trial).finished else _run(store, [trial], execute) for trial in stack)
-    return len(stack)
+        left = self._company.broadcast_json([t.fingerprint for t in stack if not self._store.state(t).finished])
+        return len(stack) - len(left) + sum(self._run([trial]) for trial in self._named(left))
+
+    def _fail(self, trial: Trial, failure: Exception) -> None:
+        """Record that a trial failed; where even that cannot be written, the others go on all the same."""
+        try:
+            self._store.fail(trial, _reason(failure), "".join(format_exception(failure)))
+        except WidestepError as error:
+            self._refused[trial.fingerprint] = error
 
 
 def _reason(error: Exception) -> str:

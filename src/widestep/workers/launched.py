@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from widestep.errors import EnvironmentFault
+from widestep.workers.hosts import first_host, seconds_left
 
 LOOPBACK = "127.0.0.1"
 _PARENT = "WIDESTEP_PARENT"
@@ -90,7 +91,7 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
     """
     env = os.environ if environment is None else environment
     for launcher, (process, size, local, local_size) in _ROWS.items():
-        if process not in env or size not in env or (launcher == "srun" and "SLURM_STEP_ID" not in env):
+        if process not in env or size not in env or (launcher == "srun" and not _in_step(env)):
             continue
         num_processes, number = _number(env, size, launcher), _number(env, process, launcher)
         if not 0 <= number < num_processes:
@@ -98,11 +99,11 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
                 f"Processes of a {launcher} job are numbered from 0. {process} is {number} and {size} is {num_processes}."
             )
         one_host = num_processes == 1 or env.get(local_size, "").split("(")[0] == env[size]
-        address = env.get("MASTER_ADDR", LOOPBACK if one_host else "")
+        address = env.get("MASTER_ADDR") or (LOOPBACK if one_host else first_host(launcher, env))
         if not address:
             raise EnvironmentFault(
-                f"A {launcher} job over several hosts needs the address of its process 0. MASTER_ADDR is not set; "
-                "export it, for example the first host of the job."
+                f"A {launcher} job over several hosts needs the address of its process 0. MASTER_ADDR is not set, and the "
+                "scheduler does not say; export it, for example the first host of the job."
             )
         restarts = "TORCHELASTIC_RESTART_COUNT" if launcher == "torchrun" else "SLURM_RESTART_COUNT"
         return Launch(
@@ -119,11 +120,20 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
     return None
 
 
+def _in_step(env: Mapping[str, str]) -> bool:
+    return "SLURM_STEP_ID" in env
+
+
 def _number(env: Mapping[str, str], name: str, launcher: str, usual: str = "") -> int:
     text = env.get(name, usual)
     if not text.isdecimal():
         raise EnvironmentFault(f"{launcher} sets {name} to a whole number. It is {text!r}; start the job by a launcher.")
     return int(text)
+
+
+def host_name() -> str:
+    """Return this host's name, as the scheduler knows it where there is one."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def attached_environment() -> dict[str, str]:
@@ -161,9 +171,17 @@ def _interface_towards(address: str, port: int) -> str | None:
 
 
 def seconds_of_job(environment: Mapping[str, str] | None = None) -> float | None:
-    """Return how many seconds the scheduler leaves this job, or None when it does not say (SLURM does)."""
-    end = (os.environ if environment is None else environment).get("SLURM_JOB_END_TIME", "")
-    return float(end) - time.time() if end.isdecimal() else None
+    """Return how many seconds the scheduler leaves this job, or None when it does not say (SLURM does).
+
+    Older releases of SLURM do not set SLURM_JOB_END_TIME. Then process 0 asks, for all.
+    """
+    env = os.environ if environment is None else environment
+    end, job = env.get("SLURM_JOB_END_TIME", ""), env.get("SLURM_JOB_ID", "")
+    if end.isdecimal():
+        return float(end) - time.time()
+    if not job.isdecimal() or (_in_step(env) and env.get("SLURM_PROCID") != "0"):
+        return None
+    return seconds_left(job)
 
 
 def die_with_parent(environment: Mapping[str, str] | None = None) -> None:
@@ -184,6 +202,14 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_launched(environment: Mapping[str, str] | None = None) -> bool:
+    """Say whether a launcher of others started this process, whatever it forgot to say."""
+    try:
+        return detect(environment) is not None
+    except EnvironmentFault:
+        return True
 
 
 def _port_of_job(env: Mapping[str, str]) -> str:

@@ -7,13 +7,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
 from widestep.errors import EnvironmentFault, WidestepError, WorkerLost
-from widestep.workers.launched import Launch, choose_interface
+from widestep.workers.hosts import reachable
+from widestep.workers.launched import Launch, choose_interface, host_name
 
 _TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]
 _PrefixStore: Any = dist.PrefixStore  # type: ignore[attr-defined]
@@ -41,11 +43,12 @@ def meet(launch: Launch, patience: timedelta, join_patience: float) -> Any:
     WorkerLost
         The same under our own launcher, which has started all: one was lost since.
     """
+    launch = replace(launch, address=reachable(launch.address, launch.launcher))
     choose_interface(launch)
     deadline = time.monotonic() + join_patience
     with _explained(launch):
         store: Any = _PrefixStore(f"widestep/{launch.attempt}", _store(launch, join_patience))
-        store.set(f"here/{launch.process}", socket.gethostname())
+        store.set(f"here/{launch.process}", host_name())
     if launch.process == 0:
         _wait_for_all(store, launch, join_patience, deadline)
     else:
