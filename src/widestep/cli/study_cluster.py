@@ -92,7 +92,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
 
 def _followed(campaign: Campaign, store: StudyStore, run_plans: Mapping[str, RunPlan], asked: Sequence[int]) -> bool:
     """Show the progress until the study is over, or until somebody asks to stop looking."""
-    view, reason = ProgressView(ProgressMeter(store, run_plans)), ""
+    view, reason = ProgressView(ProgressMeter(store, run_plans), campaign.num_side_by_side(), None), ""
     try:
         while not (done := campaign.step()) and not asked:
             view.show()

@@ -70,6 +70,11 @@ class Campaign:
         missing = [state.trial for state in self._store.states() if not state.finished and state.status != "failed"]
         return -(-len(stacks(missing, self._store)) // self._num_slots)
 
+    def num_side_by_side(self) -> int:
+        """Return how many stacks are computed side by side while all tasks run that have something to do."""
+        num_tasks = max(1, self._num_wanted())
+        return self._num_slots * min(num_tasks, self._cluster.max_running or num_tasks)
+
     def _scripts(self, num_tasks: int) -> dict[Path, tuple[str, str]]:
         if num_tasks == 0:
             return {}
