@@ -35,6 +35,12 @@ ELSEWHERE = {
     "widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st --out runs/photos": (
         "test_decoder_threads_and_processes_do_not_matter"
     ),
+    "widestep study run my-study.toml --on slurm --cluster site.toml --time 4h": (
+        "test_of_twelve_trials_two_fail_and_one_is_killed_and_three_run_again"
+    ),
+    'widestep certify studies/poster-digits --baseline "warmup-10[warmup=2ep]" --candidate "warmup-10[warmup=0ep]" --margin 0.5': (
+        "test_a_preserved_accuracy"
+    ),
 }
 HERE = [
     "widestep lr --recipe poster --grid 40x6x128 --warmup 10ep --steps 0:5",
@@ -44,7 +50,7 @@ HERE = [
     "widestep diff poster poster-as-run",
     "widestep train --recipe mlperf-lars:32768 --explain-optimizer",
     "widestep recipes fields",
-    "widestep study plan poster",
+    "widestep study plan poster-digits --seeds 8",
 ]
 OF_A_RUN = [
     "widestep train --recipe digits --grid 40x1x8 --warmup 4ep --processes 2 --out runs/wide",
