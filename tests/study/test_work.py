@@ -189,3 +189,16 @@ def test_claims_of_other_hosts_are_looked_at_for_a_while_before_the_end(make, fa
     monkeypatch.setattr(claims.time, "sleep", lambda seconds: (slept.append(seconds), now.append(now.pop() + seconds)))
     assert work(store, Trainer(store, fake)) == 12
     assert sum(slept) == 15
+
+
+def test_a_trial_that_failed_before_it_began_runs_when_it_is_mended(make, fake):
+    """Nothing is in its directory but what was told of the failure."""
+    store = make()
+    trial = store.trials[0]
+    store.claim([trial])
+    store.fail(trial, "A folder must exist. It does not.", "Traceback: a story\n")
+    assert "a story" in (store.path(trial) / "log.txt").read_text()
+    assert store.forget_failures() == 1
+    assert work(store, Trainer(store, fake)) == 12
+    assert store.state(trial).status == "complete"
+    assert "a story" in (store.path(trial) / "log.txt").read_text()

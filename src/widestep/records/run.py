@@ -92,10 +92,12 @@ class Run:
             )
 
     def _check_free(self) -> None:
-        """Refuse a directory without a recipe unless it is empty, or what a start left that was cut off at once."""
+        """Refuse a directory without a recipe unless it is empty, or what a start left that was cut off or failed."""
         if not self.directory.exists():
             return
         names = [item.name for item in self.directory.iterdir() if not is_lock(item.name) and not is_leftover(item.name)]
+        if names == ["log.txt"]:
+            return
         if "STATUS" in names or saved_steps(self.checkpoints):
             raise StoreError(
                 f"A run keeps its recipe. {self.directory} holds a run whose recipe.toml is missing; restore it, or use "
