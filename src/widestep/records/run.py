@@ -92,7 +92,7 @@ class Run:
             )
 
     def _check_free(self) -> None:
-        """Refuse a directory without a recipe unless it is empty, or what a start left that was cut off at once."""
+        """Refuse a directory without a recipe unless it is empty, or what a start left that failed or was cut off at once."""
         if not self.directory.exists():
             return
         names = [item.name for item in self.directory.iterdir() if not is_lock(item.name) and not is_leftover(item.name)]
@@ -101,7 +101,7 @@ class Run:
                 f"A run keeps its recipe. {self.directory} holds a run whose recipe.toml is missing; restore it, or use "
                 "--fresh to move the run aside and begin again."
             )
-        if names:
+        if names not in ([], ["log.txt"]):
             raise UsageError(f"A run directory is empty or holds a run. {self.directory} holds other files; choose another.")
 
     def open(self, environment: Mapping[str, Any]) -> None:
