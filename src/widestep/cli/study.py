@@ -57,7 +57,7 @@ def run(
     jobs
         Runs, or stacks of runs, at a time; otherwise one a GPU or core.
     until
-        `decided`: add seeds only where a claim is open, and stop where it is decided.
+        Given as "decided", add seeds only where a claim is open.
     report
         Make the report at the end.
     on

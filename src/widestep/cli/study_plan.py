@@ -59,7 +59,7 @@ def plan(
     jobs
         Runs, or stacks of runs, at a time.
     until
-        `decided`: show how many runs it takes to add seeds only where a claim is open.
+        Given as "decided", show how many runs it takes to add seeds only where a claim is open.
     images_per_second
         Training speed of one job, when you know it.
     probe
