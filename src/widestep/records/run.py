@@ -92,7 +92,7 @@ class Run:
             )
 
     def _check_free(self) -> None:
-        """Refuse a directory without a recipe unless it is empty, or what a start left that failed or was cut off at once."""
+        """Refuse a directory without a recipe unless it is empty, or holds what a start left that was over at once."""
         if not self.directory.exists():
             return
         names = [item.name for item in self.directory.iterdir() if not is_lock(item.name) and not is_leftover(item.name)]
