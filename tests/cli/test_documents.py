@@ -18,7 +18,20 @@ from widestep.study.study import changed, parse, source_text
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCS = [ROOT / "docs" / name for name in ("data.md", "doctor.md", "faults.md", "statistics.md", "studies.md")]
+DOCS = [
+    ROOT / "docs" / name
+    for name in (
+        "clusters.md",
+        "data.md",
+        "doctor.md",
+        "faults.md",
+        "progress.md",
+        "report.md",
+        "sequential.md",
+        "statistics.md",
+        "studies.md",
+    )
+]
 DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DOCS]
 
 # What takes too long here, and the test that executes it, or the same on a smaller scale.
@@ -35,12 +48,14 @@ ELSEWHERE = {
     "widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st --out runs/photos": (
         "test_decoder_threads_and_processes_do_not_matter"
     ),
+    "widestep study run poster-digits --until decided --out studies/frugal": "test_seeds_are_added_where_a_claim_is_open",
     "widestep study run my-study.toml --on slurm --cluster site.toml --time 4h": (
         "test_of_twelve_trials_two_fail_and_one_is_killed_and_three_run_again"
     ),
-    'widestep certify studies/poster-digits --baseline "warmup-10[warmup=2ep]" --candidate "warmup-10[warmup=0ep]" --margin 0.5': (
-        "test_a_preserved_accuracy"
-    ),
+    (
+        'widestep certify studies/poster-digits --baseline "warmup-10[warmup=2ep]" '
+        '--candidate "warmup-10[warmup=0ep]" --margin 0.5'
+    ): "test_a_preserved_accuracy",
 }
 HERE = [
     "widestep lr --recipe poster --grid 40x6x128 --warmup 10ep --steps 0:5",
@@ -65,7 +80,7 @@ OF_DATA = [
 OF_A_STUDY = [
     "widestep study run poster-digits --seeds 6 --out studies/quick",
     "widestep study status studies/quick",
-    "widestep report studies/quick",
+    "widestep report studies/quick --poster",
 ]
 
 

@@ -177,7 +177,7 @@ def test_2000_damages_leave_the_good_trials_alone(study, say):  # row 96, G11
         num_lost = int(stdout.split(" missing")[0].rsplit(" ", 1)[-1]) if " missing" in stdout.splitlines()[0] else 0
         assert num_lost <= len(hurt)
         page = (directory / "report" / "index.html").read_text()
-        assert "<script" not in page
+        assert page.count("<script") in (0, 3), "the page's own, or none where no figure is left"
         assert ("This report is partial" in page) == (num_lost > 0)
         seen.update(row[0] for row in after.values())
         store = StudyStore.open(directory)

@@ -16,6 +16,7 @@ from widestep.report.certificate_check import check
 from widestep.report.certificate_page import render
 from widestep.report.certificate_sides import find_cell
 from widestep.report.results import read_study
+from widestep.study.sequential import Sequential
 from widestep.study.study import to_toml
 
 BASE, CAND = "warm[warmup=1ep]", "warm[warmup=2ep]"
@@ -217,6 +218,13 @@ def fewer_seeds(directory):
 def a_bad_seed_left_out(directory):
     study = careful_study()
     (directory / "study.toml").write_text(to_toml(study.model_copy(update={"seeds": study.seeds[:7]})))
+
+
+def test_a_study_that_ran_until_decided_is_not_certified(tmp_path):
+    study = careful_study().model_copy(update={"sequential": Sequential()})
+    directory = write_careful_study(tmp_path / "study", correct, study)
+    with pytest.raises(UsageError, match="This study ran until decided; run it with all seeds"):
+        certify(directory, BASE, CAND, None)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Literal
 
 from widestep.cli.progress import ProgressView, duration, say
 from widestep.cli.study_cluster import run_on_cluster, site_settings
+from widestep.cli.study_looks import look_on
 from widestep.cli.study_status import exit_code_of, say_audit
-from widestep.cli.study_wanted import num_jobs_of, wanted_study
+from widestep.cli.study_wanted import Until, num_jobs_of, wanted_study
 from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
 from widestep.plan.plain import csv_text
@@ -26,6 +27,7 @@ def run(
     out: Path | None = None,
     seeds: int | None = None,
     jobs: int | None = None,
+    until: Until | None = None,
     report: bool = True,
     on: Literal["local", "slurm", "lsf"] = "local",
     cluster: Path | None = None,
@@ -41,6 +43,7 @@ def run(
       widestep study run poster-digits
       widestep study run my-study.toml --seeds 6 --jobs 2
       widestep study run my-study.toml --on slurm --cluster site.toml --time 4h
+      widestep study run poster-digits --until decided
       widestep study run poster --data folder:/data/imagenet
 
     Parameters
@@ -53,6 +56,8 @@ def run(
         Use only the first so many seeds.
     jobs
         Runs, or stacks of runs, at a time; otherwise one a GPU or core.
+    until
+        Given as "decided", add seeds only where a claim is open.
     report
         Make the report at the end.
     on
@@ -70,14 +75,17 @@ def run(
     fields
         Recipe fields changed in every run, by name.
     """
-    directory, wanted = wanted_study(study, out, seeds, fields)
+    directory, wanted = wanted_study(study, out, seeds, fields, until)
     site = site_settings(on, cluster, account, partition, time, submit_only=submit_only, jobs=jobs)
     num_jobs = num_jobs_of(wanted, jobs)
     run_plans = plans(wanted.trials())
     _refuse_without_files(wanted)
     store = StudyStore.create(directory, wanted)
     if on != "local":
-        done = run_on_cluster(Campaign(store, scheduler_named(on), site), store, run_plans, submit_only=submit_only)
+        done = goes_on = True
+        while done and goes_on:
+            done = run_on_cluster(Campaign(store, scheduler_named(on), site), store, run_plans, submit_only=submit_only)
+            goes_on = done and look_on(store)
         return _conclude(store, None, report) if done else Stopped.exit_code
     return _go_on(store, run_plans, num_jobs, report, store.forget_failures())
 
@@ -107,7 +115,7 @@ def retry(
         Make the report at the end.
     """
     store = StudyStore.open(directory)
-    run_plans, num_jobs = plans(store.trials), num_jobs_of(store.study, jobs)
+    run_plans, num_jobs = plans(store.study.trials()), num_jobs_of(store.study, jobs)
     return _go_on(store, run_plans, num_jobs, report, store.forget_failures(_chosen(store, only)))
 
 
@@ -136,15 +144,18 @@ def _refuse_without_files(study: Study) -> None:
 
 def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, report: bool, num_again: int) -> int:
     """Run what is left of a study, of which `num_again` trials failed before, and return the exit code."""
-    missing = [state.trial for state in store.states() if state.runnable or state.status == "running"]
     failed_before = f" ({num_again} of them failed before)" if num_again else ""
     say(f"study      {store.study.name}: {store.study.title}")
-    say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
-    stopped = None
-    if missing:
-        predicted = estimate(store, run_plans, num_jobs)
-        say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
-        stopped = _work(store, run_plans, num_jobs, predicted.seconds)
+    stopped, goes_on = None, True
+    while goes_on:
+        missing = [state.trial for state in store.states() if state.runnable or state.status == "running"]
+        say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
+        if missing:
+            predicted = estimate(store, run_plans, num_jobs)
+            say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
+            stopped = _work(store, run_plans, num_jobs, predicted.seconds)
+        goes_on = stopped is None and look_on(store)
+        failed_before = ""
     return _conclude(store, stopped, report)
 
 
@@ -186,4 +197,4 @@ def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
         print(line)
     if not lines:
         say_audit(audit(store).found)
-    return exit_code_of(store.states())
+    return exit_code_of(store.states(), store.is_concluded())

@@ -9,9 +9,10 @@ from typing import Literal
 from widestep.cli import study_probe
 from widestep.cli.progress import duration
 from widestep.cli.study_cluster import site_settings
+from widestep.cli.study_looks import looks_planned, planned_lines
 from widestep.cli.study_power import power_lines, power_of
 from widestep.cli.study_probe import Probe
-from widestep.cli.study_wanted import num_jobs_of, wanted_study
+from widestep.cli.study_wanted import Until, num_jobs_of, wanted_study
 from widestep.plan.plain import plain
 from widestep.plan.runplan import RunPlan
 from widestep.records.fact import size
@@ -28,6 +29,7 @@ def plan(
     out: Path | None = None,
     seeds: int | None = None,
     jobs: int | None = None,
+    until: Until | None = None,
     images_per_second: float | None = None,
     probe: bool = False,
     sd_from: Path | None = None,
@@ -56,6 +58,8 @@ def plan(
         Use only the first so many seeds.
     jobs
         Runs, or stacks of runs, at a time.
+    until
+        Given as "decided", show how many runs it takes to add seeds only where a claim is open.
     images_per_second
         Training speed of one job, when you know it.
     probe
@@ -78,7 +82,7 @@ def plan(
         Recipe fields changed in every run, by name.
     """
     site = site_settings(on, cluster, account, partition, time)
-    store = StudyStore(*wanted_study(study, out, seeds, fields))
+    store = StudyStore(*wanted_study(study, out, seeds, fields, until))
     num_jobs = num_jobs_of(store.study, jobs)
     facts = data_facts(store.trials)
     run_plans = plans(store.trials, facts)
@@ -89,10 +93,12 @@ def plan(
     disk, footprints = disk_need(store, left, run_plans, facts, predicted.lasting, num_jobs)
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
     audited, power = [one.record() for one in planned(store.study, run_plans)], power_of(store, sd_from)
+    looked = looks_planned(store.study)
     scripts = {} if on == "local" else planned_scripts(store, on, site)
     if json:
         said: dict[str, object] = {"power": [one.record() for one in power]}
         said |= {"scripts": {str(path): text for path, text in scripts.items()}} if scripts else {}
+        said |= {"until_decided": looked} if looked else {}
         said |= {"cells": rows} | ({"audit": audited} if audited else {})
         print(json_module.dumps(_record(store, len(left), num_jobs, predicted, disk, found) | said, indent=2))
         return 0
@@ -101,6 +107,8 @@ def plan(
     for one in audited:
         print(plain(f"audit      {one['text']}"))
     for line in power_lines(power, store.study.level):
+        print(line)
+    for line in planned_lines(store.study, looked) if looked else ():
         print(line)
     for line in _lines(store, len(left), num_jobs, predicted, disk, found):
         print(line)
@@ -144,9 +152,12 @@ def _lines(
     store: StudyStore, num_left: int, num_jobs: int, predicted: Estimate, disk: DiskNeed, found: Probe | None
 ) -> list[str]:
     """Say what the study comes to: trials, steps, time and disk, each with its basis."""
+    counted = f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds)"
+    if store.study.sequential is not None:
+        counted = f"now        the next look needs {len(store.trials)} trials"
     num_stacks = "" if predicted.num_stacks == num_left else f" in {predicted.num_stacks} stacks"
     lines = [
-        f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds), {num_left} to run{num_stacks}",
+        f"{counted}, {num_left} to run{num_stacks}",
         f"images     {predicted.num_images:,} training images in {predicted.num_steps:,} steps",
     ]
     if found is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from widestep.cli.progress import say
+from widestep.cli.study_looks import look_lines
 from widestep.plan.plain import plain
 from widestep.study.audit import audit, recipe_key
 from widestep.study.coincidence import Statement
@@ -44,10 +45,12 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
             print(_line(row))
         counts = {status: sum(state.status == status for state in states) for status in {state.status for state in states}}
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+        for line in look_lines(store.looks()):
+            print(line)
     if large:
         say("audit      is left to the report: the ledgers of this study are large")
     say_audit(found)
-    return exit_code_of(states)
+    return exit_code_of(states, store.is_concluded())
 
 
 def _line(row: TrialProgress) -> str:
@@ -82,8 +85,11 @@ def say_audit(found: Sequence[Statement]) -> None:
         say(f"audit      and {len(found) - _MOST_SAID} more; the report has all")
 
 
-def exit_code_of(states: Sequence[TrialState]) -> int:
-    """Say which trials failed and return the exit code of a study: 0 all complete, 75 some left, 1 some failed."""
+def exit_code_of(states: Sequence[TrialState], is_concluded: bool) -> int:
+    """Say which trials failed and return the exit code of a study: 0 all complete, 75 some left, 1 some failed.
+
+    A study that runs until decided has some left until it `is_concluded`.
+    """
     failed = [state for state in states if state.status == "failed"]
     for state in failed[:_MOST_SAID]:
         trial = state.trial
@@ -92,4 +98,4 @@ def exit_code_of(states: Sequence[TrialState]) -> int:
         say(f"failed     and {len(failed) - _MOST_SAID} more; `widestep study status` lists all")
     if failed:
         return 1
-    return 0 if all(state.finished for state in states) else 75
+    return 0 if is_concluded and all(state.finished for state in states) else 75

@@ -1,18 +1,23 @@
 """Which study a command line means, and how many of its runs take place at a time."""
 
 from pathlib import Path
+from typing import Literal
 
 from widestep.errors import UsageError
 from widestep.study import study as definition
 from widestep.study.crew import default_processes
 from widestep.study.study import Study
 
+Until = Literal["decided"]
 
-def wanted_study(study: str, out: Path | None, seeds: int | None, fields: dict[str, str]) -> tuple[Path, Study]:
+
+def wanted_study(
+    study: str, out: Path | None, seeds: int | None, fields: dict[str, str], until: Until | None
+) -> tuple[Path, Study]:
     """Return the directory and the definition of the study that a command line means."""
     found = definition.parse(definition.source_text(study), f"study {study}", is_new=True)
     settings = {name.lstrip("-").replace("-", "_"): value for name, value in fields.items()}
-    changed = definition.changed(found, seeds=seeds, settings=settings)
+    changed = definition.changed(found, seeds=seeds, settings=settings, is_sequential=until == "decided")
     return out or Path("studies") / found.name, changed
 
 

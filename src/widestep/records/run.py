@@ -96,14 +96,12 @@ class Run:
         if not self.directory.exists():
             return
         names = [item.name for item in self.directory.iterdir() if not is_lock(item.name) and not is_leftover(item.name)]
-        if names == ["log.txt"]:
-            return
         if "STATUS" in names or saved_steps(self.checkpoints):
             raise StoreError(
                 f"A run keeps its recipe. {self.directory} holds a run whose recipe.toml is missing; restore it, or use "
                 "--fresh to move the run aside and begin again."
             )
-        if names:
+        if names not in ([], ["log.txt"]):
             raise UsageError(f"A run directory is empty or holds a run. {self.directory} holds other files; choose another.")
 
     def open(self, environment: Mapping[str, Any]) -> None:

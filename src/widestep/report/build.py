@@ -24,6 +24,7 @@ from widestep.report.poster import poster, poster_record, summary_record
 from widestep.report.results import Diverged, Missing, SeedRun, StudyResults, read_study
 from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
 from widestep.report.sections import study_page
+from widestep.report.sequential import saved_words, sequential_records
 from widestep.report.slope import warmup_slopes
 from widestep.study.audit import Audit, audit
 from widestep.study.store import StudyStore
@@ -42,6 +43,7 @@ class ReportSummary:
     num_missing: int
     findings: list[Finding] = field(default_factory=list)
     audit: list[str] = field(default_factory=list)
+    looks: str = ""
     damaged: list[str] = field(default_factory=list)
 
 
@@ -75,7 +77,12 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
     )
     _write_numbers(out, audited, groups, level)
     files = {
-        "findings.json": [*(finding.record() for finding in findings), *slopes, *audit_records(audited)],
+        "findings.json": [
+            *(one.record() for one in findings),
+            *slopes,
+            *audit_records(audited),
+            *sequential_records(results),
+        ],
         "cost.json": cost.record(),
         "summary.json": summary_record(results, read_text(study_directory / "study.toml")),
     }
@@ -85,12 +92,13 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
         _write_poster(out, results, findings, [block.data for block in figures], files)
     return ReportSummary(
         out / "index.html",
-        len(results.outcomes),
+        results.num_wanted,
         results.count(SeedRun),
         results.count(Diverged),
         results.count(Missing),
         findings,
         [plain(one.text) for one in audited.found],
+        saved_words(results),
         [
             f"trials/{name}: {outcome.reason}"
             for name, outcome in results.outcomes.items()
@@ -172,6 +180,7 @@ def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
     for one, text in zip(summary.findings, numbers, strict=True):
         claim = one.text if len(one.text) <= room else one.text[: room - 1] + "…"
         lines.append(f"{one.verdict:<12}  {one.claim:<{name}}  {claim:<{room}}  {text}"[:width])
+    lines += [summary.looks] if summary.looks else []
     for text in summary.audit:
         lines += textwrap.wrap(text, width, initial_indent="audit  ", subsequent_indent="       ")
     for text in summary.damaged[:_MOST_SAID]:

@@ -84,6 +84,11 @@ def _check_question(study: Study, margin: float) -> None:
             f"The margin was declared before the study ran: {study.margin:g} points. A certificate may be stricter, not "
             f"more lenient; --margin {margin:g} is larger."
         )
+    if study.sequential is not None:
+        raise UsageError(
+            "A certificate rests on a number of seeds that was fixed before the study ran. This study ran until decided; "
+            "run it with all seeds in another --out."
+        )
     if len(study.seeds) < FEWEST_FOR_RANKS:
         raise UsageError(
             f"A certificate rests on at least {FEWEST_FOR_RANKS} pairs. This study has {len(study.seeds)} seeds; add seeds "

@@ -1,14 +1,14 @@
 """A verdict for each claim of a study, with the numbers it rests on and its minimum detectable difference."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from widestep.plan.plain import plain
-from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison, Paired, Side, compare, interval, paired
-from widestep.report.optimum import best_per_seed
-from widestep.report.results import CellResults, StudyResults, setting_unit
+from widestep.report.compared import comparisons_of
+from widestep.report.comparisons import RANKS, Comparison, Paired, T, interval
+from widestep.report.looked import Looked, at_looks
+from widestep.report.results import StudyResults
 from widestep.report.verdicts import KINDS, Adjust, Rule, Verdict, Why, equivalence_p, family, shown_candidates
 from widestep.study.amendments import Amendment
 from widestep.study.study import Claim
@@ -34,6 +34,8 @@ class Finding:
         What was shown: `shown`, `reversed`, `equivalent`, `beyond` (the margin), `open` (nothing), `few` (too few pairs).
     declared_after
         Trials that had an outcome when the claim was declared: 0, unless it was added after results could be seen.
+    look
+        In a study that runs until decided, the look whose numbers these are: the one that decided the claim, or the latest.
     """
 
     claim: str
@@ -58,10 +60,21 @@ class Finding:
     num_diverged: int = 0
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     declared_after: int = 0
+    look: "LookedAt | None" = None
 
     def record(self) -> dict[str, Any]:
         """Return the finding as plain values."""
-        return dict(vars(self))
+        return {**vars(self), "look": None if self.look is None else asdict(self.look)}
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """A look at a claim: its number of so many, and the seeds that it judged of the most that there may be."""
+
+    look: int
+    num_looks: int
+    seeds: int
+    num_seeds: int
 
 
 @dataclass(frozen=True)
@@ -73,57 +86,55 @@ class Adjustment:
 
 
 def judge(results: StudyResults) -> list[Finding]:
-    """Return the findings of a study, in the order of its claims.
+    """Return the findings of a study, in the order of its claims; of one that runs until decided, as of its latest look.
 
     p is adjusted over the claims that were declared before any result; that of a claim which was added later over all.
     """
+    return _judge(results, {}) if results.study.sequential is None else judge_at(results, len(results.looks))
+
+
+def judge_at(results: StudyResults, num_looks: int) -> list[Finding]:
+    """Return the findings of a study that runs until decided, after its first looks.
+
+    A claim that one look decided stays decided, with the numbers of that look, whatever seeds other claims add later.
+    """
+    design, claims = results.study.sequential, results.study.claims
+    assert design is not None
+    counts = design.counts(len(results.study.seeds))
+    decided: dict[str, Finding] = {}
+    found = [] if num_looks else _judge(results, {name: LookedAt(0, len(counts), 0, counts[-1]) for name in claims})
+    for number, seeds in enumerate(counts[:num_looks], start=1):
+        now = LookedAt(number, len(counts), seeds, counts[-1])
+        found = _judge(results, {name: (name in decided and decided[name].look) or now for name in claims})
+        found = [decided.get(name, finding) for name, finding in zip(claims, found, strict=True)]
+        decided = {name: finding for name, finding in zip(claims, found) if finding.verdict != "undecided"}
+    return found
+
+
+def _judge(results: StudyResults, looks: Mapping[str, LookedAt]) -> list[Finding]:
     claims, late = results.study.claims, late_claims(results.amendments)
-    compared = [comparisons_of(results, claim) for claim in claims.values()]
+    seen = {look.seeds: results.first(look.seeds) for look in looks.values()}
+    compared = [_compared(seen, results, claim, looks.get(name)) for name, claim in claims.items()]
     chosen = [_choose(claim, [one.paired for one in pairs]) for claim, pairs in zip(claims.values(), compared, strict=True)]
     settled = [_settled(claim, pairs, results.study.margin) for claim, pairs in zip(claims.values(), compared, strict=True)]
     findings = []
     for index, name in enumerate(claims):
         members = [place for place, other in enumerate(claims) if name in late or other not in late]
-        adjust = family([settled[place] for place in members], members.index(index))
-        findings.append(_finding(results, name, compared[index], chosen[index], Adjustment(adjust, len(members))))
+        over = Adjustment(family([settled[place] for place in members], members.index(index)), len(members))
+        findings.append(_finding(results, name, compared[index], chosen[index], over, looks.get(name)))
     return findings
 
 
-def comparisons_of(results: StudyResults, claim: Claim) -> list[Comparison]:
-    """Return the comparisons that a claim rests on, each oriented so that a positive effect speaks for the claim."""
-    cells = results.arms[claim.arms[0]]
-    first, last = cells[0], cells[-1]
-    if claim.between is not None:
-        first, last = (_cell_of(cells, claim.axis, value) for value in claim.between)
-    level, margin = results.study.level, results.study.margin
-    match claim.test:
-        case "falls" | "equivalent":
-            pairs = [(first, last)]
-        case "worst":
-            pairs = [(other, cells[0]) for other in cells[1:]]
-        case "too-long":
-            pairs = [(candidate, cells[-1]) for candidate in cells[1:-1] or cells[:1]]
-        case "optimum-grows":
-            return [_optima(results, claim)]
-    return [compare(one, other, level=level, margin=margin) for one, other in pairs]
-
-
-def _cell_of(cells: list[CellResults], axis: str, value: Any) -> CellResults:
-    return next(cell for cell in cells if cell.cell.settings[axis] == value)
-
-
-def _optima(results: StudyResults, claim: Claim) -> Comparison:
-    first, last = (best_per_seed(results.arms[arm], claim.axis) for arm in (claim.arms[0], claim.arms[-1]))
-    seeds = [seed for seed in first if seed in last]
-    values = [np.array([best[seed] for seed in seeds]) for best in (last, first)]
-    sides = []
-    for arm, numbers in zip((claim.arms[-1], claim.arms[0]), values, strict=True):
-        label = plain(f"best {claim.axis} of arm {arm}")
-        sides.append(Side(label, float(np.median(numbers)) if seeds else None, 0, 0, 0))
-    unit = setting_unit(results.arms[claim.arms[0]][0].cell.recipe, claim.axis)
-    result = paired(values[0] - values[1], level=results.study.level, margin=results.study.margin)
-    by_seed = dict(zip(seeds, (values[0] - values[1]).tolist(), strict=True))
-    return Comparison(sides[0], sides[1], unit, result, by_seed)
+def _compared(
+    seen: Mapping[int, StudyResults], results: StudyResults, claim: Claim, look: LookedAt | None
+) -> list[Comparison]:
+    """Return a claim's comparisons; at a look, those of the results that it has `seen`, by its number of seeds."""
+    study = results.study
+    if look is None or study.sequential is None:
+        return comparisons_of(results, claim)
+    looked = Looked(study.seeds, study.sequential.counts(len(study.seeds))[: look.look], study.sequential.spending)
+    found = comparisons_of(seen[look.seeds], claim)
+    return [at_looks(one, looked, level=study.level, margin=study.margin) for one in found]
 
 
 def _choose(claim: Claim, pairs: list[Paired]) -> tuple[int, float | None]:
@@ -138,7 +149,12 @@ def _settled(claim: Claim, compared: list[Comparison], margin: float) -> float |
 
 
 def _finding(
-    results: StudyResults, name: str, compared: list[Comparison], chosen: tuple[int, float | None], over: Adjustment
+    results: StudyResults,
+    name: str,
+    compared: list[Comparison],
+    chosen: tuple[int, float | None],
+    over: Adjustment,
+    look: LookedAt | None,
 ) -> Finding:
     study, (index, p), adjust = results.study, chosen, over.adjust
     claim = study.claims[name]
@@ -146,8 +162,8 @@ def _finding(
     pairs = [one.paired for one in compared]
     verdict, why, p_shown = KINDS[claim.test].decide(pairs, rule) if p is not None else ("undecided", "few", None)
     reported = compared[index]
-    words = [_effect_words(reported), *_why_words(why, claim, compared, index, rule), *_left_out(compared)]
-    words += _later_words(results, name)
+    words = [*_look_words(look, verdict), _effect_words(reported), *_why_words(why, claim, compared, index, rule)]
+    words += [*_left_out(compared), *_later_words(results, name)]
     return Finding(
         claim=plain(name),
         text=plain(claim.text),
@@ -171,19 +187,33 @@ def _finding(
         num_diverged=reported.paired.num_diverged,
         comparisons=[one.record() for one in compared],
         declared_after=late_claims(results.amendments).get(name, 0),
+        look=look,
     )
 
 
 def _test_words(claim: Claim, pair: Paired, num_compared: int, rule: Rule, num_claims: int) -> str:
     words = pair.test
     if claim.test == "equivalent":
-        words = f"two one-sided paired t (TOST) against {rule.margin:g} points"
+        words = f"two one-sided {T if pair.test.startswith(RANKS) else pair.test} (TOST) against {rule.margin:g} points"
         words += ", not with runs that diverged on one side" if pair.num_diverged else ""
     if claim.test == "worst" and num_compared > 1:
         words += f", all {num_compared} comparisons must hold"
     if claim.test == "too-long" and num_compared > 1:
         words += f", Holm over {num_compared} candidates"
     return words + (f", Holm over {num_claims} claims" if num_claims > 1 else "")
+
+
+def _look_words(look: LookedAt | None, verdict: Verdict) -> list[str]:
+    if look is None:
+        return []
+    seeds = f"{look.seeds} of at most {look.num_seeds} seeds"
+    if look.look == 0:
+        return ["No look was taken yet."]
+    if verdict != "undecided":
+        return [f"Decided at look {look.look}, after {seeds}."]
+    if look.look == look.num_looks:
+        return [f"Not decided by the {look.seeds} seeds that the study may use."]
+    return [f"Open after look {look.look}, {seeds}."]
 
 
 def _effect_words(one: Comparison) -> str:
@@ -228,10 +258,15 @@ def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, r
 def _open_words(claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
     pair, unit = compared[index].paired, compared[index].unit
     p = KINDS[claim.test].choose([one.paired for one in compared])[1]
-    if claim.test != "equivalent" and rule.small(p) and (pair.low or 0) <= 0 <= (pair.high or 0):
+    if (
+        pair.test.startswith(RANKS)
+        and claim.test != "equivalent"
+        and rule.small(p)
+        and (pair.low or 0) <= 0 <= (pair.high or 0)
+    ):
         return ["The rank test shows a direction, but a few runs decide the mean: its interval includes 0."]
     num_pairs = pair.n + pair.num_diverged
-    if claim.test != "equivalent" and num_pairs >= FEWEST_FOR_RANKS and not rule.small(2.0 ** (1 - num_pairs)):
+    if pair.test.startswith(RANKS) and claim.test != "equivalent" and not rule.small(2.0 ** (1 - num_pairs)):
         needed = next(n for n in range(num_pairs, 1000) if rule.small(2.0 ** (1 - n)))
         return [
             f"With {num_pairs} seeds p cannot be below {2.0 ** (1 - num_pairs):.2g}, which does not survive the correction "

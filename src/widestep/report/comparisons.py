@@ -1,5 +1,6 @@
 """Two cells compared seed by seed: the numbers that every verdict and every line of the comparisons table rest on."""
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,8 +12,8 @@ from widestep.report.results import CellResults
 
 FEWEST_FOR_RANKS = 6
 """Pairs from which on Wilcoxon's test can reach the 5 % level (2 / 2**6 = 0.031); below, the paired t-test decides."""
-_RANKS = "Wilcoxon signed-rank (exact)"
-_T = "paired t"
+RANKS = "Wilcoxon signed-rank (exact)"
+T = "paired t"
 _LAST = ", diverged runs ranked last"
 
 
@@ -87,13 +88,13 @@ def paired(differences: ArrayLike, *, level: float, margin: float) -> Paired:
     if len(data) < 2:
         return replace(found, num_first_diverged=_count(data, -np.inf), num_second_diverged=_count(data, np.inf))
     if len(known) == len(data) < FEWEST_FOR_RANKS:
-        return replace(found, p=statistics.t_test(data), test=_T, direction=int(np.sign(np.round(data.mean(), 9))))
-    tested = replace(found, p=statistics.wilcoxon(data), test=_RANKS, direction=statistics.rank_direction(data))
+        return replace(found, p=statistics.t_test(data), test=T, direction=int(np.sign(np.round(data.mean(), 9))))
+    tested = replace(found, p=statistics.wilcoxon(data), test=RANKS, direction=statistics.rank_direction(data))
     if len(known) == len(data):
         return tested
     return replace(
         tested,
-        test=_RANKS + _LAST,
+        test=RANKS + _LAST,
         equivalence_p=1.0,
         beyond_p=statistics.wilcoxon(data - tested.direction * margin),
         num_first_diverged=_count(data, -np.inf),
@@ -156,7 +157,8 @@ class Side:
 class Comparison:
     """The first side minus the second, paired by seed, in `unit` ("points" of accuracy, or that of an axis).
 
-    `differences` holds that of every seed.
+    `differences` holds that of every seed, `resolution` the smallest step between two values of a side; `diverged` has
+    -inf for seeds with which only the first diverged, inf where only the second did.
     """
 
     first: Side
@@ -164,6 +166,8 @@ class Comparison:
     unit: str
     paired: Paired
     differences: dict[int, float] = field(default_factory=dict)
+    resolution: float = 0.0
+    diverged: dict[int, float] = field(default_factory=dict)
 
     @property
     def failure_p(self) -> float | None:
@@ -214,11 +218,12 @@ def compare(first: CellResults, second: CellResults, *, level: float, margin: fl
     a, b = first.complete, second.complete
     seeds = [seed for seed in a if seed in b]
     left, right = (np.array([runs[seed].accuracy for seed in seeds]) for runs in (a, b))
-    lost = [-np.inf for seed in first.diverged if seed in b]
-    won = [np.inf for seed in second.diverged if seed in a]
-    result = paired([*(left - right), *lost, *won], level=level, margin=margin)
     by_seed = dict(zip(seeds, (left - right).tolist(), strict=True))
-    return Comparison(side(first, left), side(second, right), "points", result, by_seed)
+    diverged = dict.fromkeys((seed for seed in first.diverged if seed in b), -math.inf)
+    diverged |= dict.fromkeys((seed for seed in second.diverged if seed in a), math.inf)
+    result = paired([*by_seed.values(), *diverged.values()], level=level, margin=margin)
+    resolution = max((run.resolution for runs in (a, b) for run in runs.values()), default=0.0)
+    return Comparison(side(first, left), side(second, right), "points", result, by_seed, resolution, diverged)
 
 
 def side(cell: CellResults, values: ArrayLike) -> Side:

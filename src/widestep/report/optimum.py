@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from widestep.plan.duration import Duration
 from widestep.plan.plain import plain
-from widestep.report.results import CellResults, Missing, SeedRun, StudyResults, setting_number
+from widestep.report.results import CellResults, Diverged, SeedRun, StudyResults, setting_number
 from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, draws
 
 
@@ -120,7 +120,8 @@ def finished_seeds(cells: list[CellResults]) -> list[int]:
     return [
         seed
         for seed, row in rows.items()
-        if not any(isinstance(outcome, Missing) for outcome in row) and any(isinstance(outcome, SeedRun) for outcome in row)
+        if all(isinstance(outcome, (SeedRun, Diverged)) for outcome in row)
+        and any(isinstance(outcome, SeedRun) for outcome in row)
     ]
 
 

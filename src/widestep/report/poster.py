@@ -110,7 +110,7 @@ def summary_record(results: StudyResults, study_text: str) -> dict[str, Any]:
     return {
         "study": study.name,
         "study_sha256": hashlib.sha256(study_text.encode()).hexdigest(),
-        "num_trials": len(results.outcomes),
+        "num_trials": results.num_wanted,
         "num_complete": results.count(SeedRun),
         "num_diverged": results.count(Diverged),
         "num_missing": results.count(Missing),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widestep.plan.plain import plain
-from widestep.report.claims import comparisons_of
+from widestep.report.compared import comparisons_of
 from widestep.report.comparisons import FEWEST_FOR_RANKS, Comparison
 from widestep.report.results import StudyResults, setting_unit
 from widestep.report.statistics import rank_sums, t_quantile

@@ -6,7 +6,7 @@ Diverged runs are counted and shown but have no accuracy here (statement N5), so
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from widestep.records.reading import read_record
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.study.amendments import Amendment, read_amendments
+from widestep.study.sequential import Look, num_runs, read_looks, wanted_seeds
 from widestep.study.study import Cell, Study, parse
 
 _MOST_EPOCHS = 1e12
@@ -45,6 +46,8 @@ class SeedRun:
     ----------
     accuracy
         Of the final epoch (statement N3); `median_last5` and `best` stand beside it and never replace it.
+    resolution
+        Smallest step between two accuracies, that of one validation image; 0 when it is not known.
     """
 
     seed: int
@@ -53,6 +56,7 @@ class SeedRun:
     best: float
     steps_per_epoch: int
     curves: Curves
+    resolution: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,12 @@ class Missing:
     is_damaged: bool = False
 
 
-Outcome = SeedRun | Diverged | Missing
+@dataclass(frozen=True)
+class Spared:
+    """A run that is not wanted (yet) because the study adds seeds only where a claim is open."""
+
+
+Outcome = SeedRun | Diverged | Missing | Spared
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,27 @@ class StudyResults:
     environment: dict[str, list[str]]
     amendments: list[Amendment] = field(default_factory=list)
     """What was changed in the definition after trials had an outcome."""
+    looks: list[Look] = field(default_factory=list)
+    """Looks taken so far, when the study runs until decided."""
+
+    @property
+    def num_wanted(self) -> int:
+        """Trials that are wanted so far."""
+        return len(self.outcomes) - self.count(Spared)
+
+    @property
+    def num_runs(self) -> tuple[int, int]:
+        """Runs that are wanted so far, and those of all seeds."""
+        return num_runs(self.study, self.looks)
+
+    def first(self, num_seeds: int) -> "StudyResults":
+        """Return the same with the outcomes of the first seeds only."""
+        kept = self.study.seeds[:num_seeds]
+        arms = {
+            arm: [replace(cell, outcomes={seed: cell.outcomes[seed] for seed in kept}) for cell in cells]
+            for arm, cells in self.arms.items()
+        }
+        return replace(self, arms=arms)
 
     def count(self, kind: type[Outcome]) -> int:
         """Return how many trials have an outcome of this kind."""
@@ -142,27 +172,28 @@ def read_study(directory: Path) -> StudyResults:
     UsageError
         When there is no study.toml, or it does not describe a study.
     StoreError
-        When the record of its changes is damaged.
+        When the record of its changes, or the file of a look, is damaged.
     """
     path = directory / "study.toml"
     if not path.is_file():
         raise UsageError(f"A study directory holds study.toml. {directory} does not; give the directory of a study.")
     study = parse(read_text(path), "study.toml")
+    looks = read_looks(directory, study)
     outcomes: dict[str, Outcome] = {}
     arms: dict[str, list[CellResults]] = {}
     for arm in study.arms:
         arms[arm] = []
         for cell in study.cells(arm):
-            found = {}
+            found, wanted = {}, set(wanted_seeds(study, looks, cell))
             for seed in study.seeds:
                 recipe = cell.recipe.model_copy(update={"seed": seed})
                 name = recipe.fingerprint
                 if name not in outcomes:
-                    outcomes[name] = _read_trial(directory / "trials" / name, recipe)
+                    outcomes[name] = _read_trial(directory / "trials" / name, recipe) if seed in wanted else Spared()
                 found[seed] = outcomes[name]
             arms[arm].append(CellResults(cell, found, study.collapse_below))
-    trials = [directory / "trials" / name for name, outcome in outcomes.items() if not isinstance(outcome, Missing)]
-    return StudyResults(study, directory, arms, outcomes, read_environments(trials), read_amendments(directory))
+    trials = [directory / "trials" / name for name, outcome in outcomes.items() if isinstance(outcome, (SeedRun, Diverged))]
+    return StudyResults(study, directory, arms, outcomes, read_environments(trials), read_amendments(directory), looks)
 
 
 def _read_trial(directory: Path, recipe: Recipe) -> Outcome:
@@ -189,10 +220,11 @@ def _read_trial(directory: Path, recipe: Recipe) -> Outcome:
 
 def _read_complete(run: Run, result: RunResult) -> SeedRun:
     shares = (result.val_accuracy, result.median_last5_val_accuracy, result.best_val_accuracy)
-    if result.epochs == 0 or result.steps == 0:
+    if result.epochs == 0 or result.steps == 0 or result.val_images == 0:
         raise StoreError("result.json must hold accuracies after some epochs. It is damaged; run it again.")
     accuracy, median, best = (100.0 * share for share in shares)
-    return SeedRun(run.recipe.seed, accuracy, median, best, round(result.steps / result.epochs), read_curves(run))
+    steps, resolution = round(result.steps / result.epochs), 100.0 / result.val_images
+    return SeedRun(run.recipe.seed, accuracy, median, best, steps, read_curves(run), resolution)
 
 
 def read_curves(run: Run) -> Curves:

@@ -11,7 +11,8 @@ from widestep.report.embedded import ArmCurves
 from widestep.report.figures import curve
 from widestep.report.optimum import BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
-from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, StudyResults
+from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, Spared, StudyResults
+from widestep.report.sequential import look_method, look_notices, look_table
 from widestep.report.slope import WarmupSlope, warmup_slopes
 from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, mean_interval
 from widestep.study.audit import Audit
@@ -34,13 +35,13 @@ def study_page(
     said = ", ".join(
         f"{verdicts.count(word)} {word}" for word in ("supported", "contradicted", "undecided") if word in verdicts
     )
-    tables = [_warmup_table(warmups, level), _slope_table(warmup_slopes(results), level)]
+    tables = [look_table(results), _warmup_table(warmups, level), _slope_table(warmup_slopes(results), level)]
     tables += [_comparison_table(findings), _cell_table(results), *more, _trouble_table(results)]
     return Page(
         eyebrow=f"Study {plain(study.name)}",
         title=plain(study.title),
         counts=_counts(results),
-        notices=[*_notices(results), *audit_notices(audit)],
+        notices=[*look_notices(results, findings), *_notices(results), *audit_notices(audit)],
         findings=findings,
         findings_words=f"{said[:1].upper()}{said[1:]}. Intervals are at {level:g} %; the grey band is the margin of "
         f"{study.margin:g} points within which two accuracies count as equal, declared before the study ran.",
@@ -65,18 +66,19 @@ def _arms(results: StudyResults) -> list[ArmCurves]:
 
 
 def _counts(results: StudyResults) -> list[tuple[str, str]]:
-    total, complete = len(results.outcomes), results.count(SeedRun)
+    total, complete = results.num_wanted, results.count(SeedRun)
     diverged, missing = results.count(Diverged), results.count(Missing)
     words = [("complete", f"{complete} of {total} trials complete")]
     words += [("diverged", f"{diverged} diverged")] if diverged else []
     words += [("missing", f"{missing} missing")] if missing else []
     num_cells = len({cell.cell.fingerprint(0) for cells in results.arms.values() for cell in cells})
-    return [*words, ("plain", f"{num_cells} settings × {len(results.study.seeds)} seeds")]
+    up_to = "up to " if results.study.sequential else ""
+    return [*words, ("plain", f"{num_cells} settings × {up_to}{len(results.study.seeds)} seeds")]
 
 
 def _notices(results: StudyResults) -> list[str]:
     notices = []
-    missing, total = results.count(Missing), len(results.outcomes)
+    missing, total = results.count(Missing), results.num_wanted
     if missing:
         notices.append(
             f"This report is partial: {missing} of {total} trials have no result yet (listed below). Verdicts may change."
@@ -197,7 +199,7 @@ def _trouble_table(results: StudyResults) -> Table:
     for arm, cells in results.arms.items():
         for cell in cells:
             for seed, outcome in cell.outcomes.items():
-                name = cell.cell.fingerprint(seed) if not isinstance(outcome, SeedRun) else ""
+                name = cell.cell.fingerprint(seed) if not isinstance(outcome, (SeedRun, Spared)) else ""
                 if name and name not in seen:
                     seen.add(name)
                     rows.append([plain(arm), cell.label, str(seed), *_trouble(outcome), f"trials/{name}"])
@@ -215,7 +217,7 @@ def _trouble(outcome: Outcome) -> tuple[str, str]:
 def _method(results: StudyResults) -> list[tuple[str, str]]:
     study = results.study
     level, alpha, claims = 100 * study.level, 100 * (1 - study.level), len(study.claims)
-    return [
+    terms = [
         ("Accuracy", "Of the final epoch, on the validation images, in percent. Differences are in percentage points."),
         ("Pairs", "All settings run with the same seeds; two settings are compared over the seeds complete in both."),
         ("Intervals", f"Student t-intervals at {level:g} % over seeds. A single seed has a point and no interval."),
@@ -248,6 +250,7 @@ def _method(results: StudyResults) -> list[tuple[str, str]]:
             "setting whose run diverged is not the best one for that seed.",
         ),
     ]
+    return list((dict(terms) | dict(look_method(results))).items())
 
 
 def _varied(results: StudyResults) -> list[str]:

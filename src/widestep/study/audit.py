@@ -126,7 +126,7 @@ def audit(store: StudyStore) -> Audit:
     """Audit the runs of a study that have an outcome so far."""
     trials = store.directory / "trials"
     cases = [
-        replace(case, runs={seed: trials / cell.fingerprint(seed) for seed in store.study.seeds})
+        replace(case, runs={seed: trials / cell.fingerprint(seed) for seed in store.seeds_of(cell)})
         for case, cell in _cases(store.study)
     ]
     return audit_cases(cases, ineffective(store.study))

@@ -56,7 +56,8 @@ class ProgressMeter:
         done = 0.0
         states, shares = [], {}
         counts = {"running": 0, "failed": 0}
-        for trial in self.store.trials:
+        trials = self.store.trials
+        for trial in trials:
             images, evaluations = self._sizes[trial.fingerprint]
             state = self._finished.get(trial.fingerprint) or self.store.state(trial)
             states.append(state)
@@ -70,11 +71,9 @@ class ProgressMeter:
                 done += images * share
                 if state.status == "running":
                     shares[trial.fingerprint] = share
-        total = sum(images for images, _ in self._sizes.values())
+        total = sum(self._sizes[trial.fingerprint][0] for trial in trials)
         num_running, num_failed = counts["running"], counts["failed"]
-        return StudyProgress(
-            len(self._sizes), len(self._finished), num_running, num_failed, done / total, tuple(states), shares
-        )
+        return StudyProgress(len(trials), len(self._finished), num_running, num_failed, done / total, tuple(states), shares)
 
 
 def _evaluations_done(directory: Path) -> int:

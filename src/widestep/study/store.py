@@ -17,7 +17,8 @@ from widestep.records.run import Run
 from widestep.study.amendments import amendment, changed_question, write_amendment
 from widestep.study.claims import Claims
 from widestep.study.cluster import log_of
-from widestep.study.study import Study, Trial, parse, to_toml
+from widestep.study.sequential import Look, check_same_design, is_concluded, num_wanted, read_looks, wanted_seeds
+from widestep.study.study import Cell, Study, Trial, parse, to_toml
 
 TrialStatus = Literal["missing", "running", "complete", "diverged", "failed", "stopped"]
 
@@ -63,13 +64,17 @@ class TrialState:
 
 
 class StudyStore:
-    """The directory of a study: study.toml, trials/FINGERPRINT/, claims/, status.csv, report/."""
+    """The directory of a study: study.toml, trials/FINGERPRINT/, claims/, looks/, status.csv, report/."""
 
     def __init__(self, directory: Path, study: Study) -> None:
         self.directory = directory
         self.study = study
-        self.trials = study.trials()
         self._claims = Claims(directory / "claims")
+        self._all = study.trials()
+        cells = [cell for arm in study.arms for cell in study.cells(arm)] if study.sequential else []
+        self._places = {
+            cell.fingerprint(seed): (cell.fingerprint(0), place) for cell in cells for place, seed in enumerate(study.seeds)
+        }
 
     @classmethod
     def create(cls, directory: Path, study: Study) -> "StudyStore":
@@ -90,6 +95,7 @@ class StudyStore:
             old = parse(read_text(path), str(path))
             num_finished = len(list((directory / "trials").glob("*/result.json")))
             store._check_same(old, num_finished)
+            check_same_design(directory, old, study)
             if old == study:
                 return store
             if num_finished and (found := amendment(old, study, num_finished)):
@@ -126,6 +132,28 @@ class StudyStore:
                 f"{self.directory} have finished; add a claim beside the old ones, or choose another --out for the new "
                 "question."
             )
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials that are wanted: all, or of a study that runs until decided those that its looks ask for so far."""
+        if self.study.sequential is None:
+            return self._all
+        looks = self.looks()
+        wanted = {key: num_wanted(self.study, looks, key) for key, _ in self._places.values()}
+        places = [self._places[trial.fingerprint] for trial in self._all]
+        return [trial for trial, (key, place) in zip(self._all, places, strict=True) if place < wanted[key]]
+
+    def looks(self) -> list[Look]:
+        """Return the looks taken so far; none unless the study runs until decided."""
+        return read_looks(self.directory, self.study)
+
+    def is_concluded(self) -> bool:
+        """Say whether the trials wanted now are all that there will be."""
+        return is_concluded(self.study, self.looks())
+
+    def seeds_of(self, cell: Cell) -> list[int]:
+        """Return the seeds that a setting runs with so far."""
+        return wanted_seeds(self.study, self.looks(), cell)
 
     def path(self, trial: Trial) -> Path:
         """Return a trial's run directory."""

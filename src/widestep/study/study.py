@@ -17,6 +17,7 @@ from widestep.plan.fields import Fields, build, perhaps
 from widestep.plan.recipe import Recipe
 from widestep.plan.settings_file import SettingsFile, is_file, read_text
 from widestep.study.consistency import check_cells, check_study
+from widestep.study.sequential import Sequential
 
 Settings = dict[str, Any]
 _ELSEWHERE = dict.fromkeys(
@@ -90,6 +91,8 @@ class Study(Fields):
     """Kind of device that the runs take place on: auto takes a GPU when there is one."""
     compare_batchnorm: bool = False
     """Evaluate the final weights of every run under each policy of batch-norm statistics, for the report's table."""
+    sequential: Sequential | None = None
+    """When `--until decided` looks at the claims; without it all seeds run and are judged at once."""
     notes: list[str] = Field(default_factory=list)
     """What a reader must know about the settings."""
     set: Settings = Field(default_factory=dict)
@@ -205,13 +208,17 @@ def parse(text: str, what: str = "study", *, is_new: bool = False) -> Study:
     return study
 
 
-def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, str] | None = None) -> Study:
-    """Return the study with only its first `seeds` seeds, or with recipe fields changed in every run.
+def changed(
+    study: Study, *, seeds: int | None = None, settings: Mapping[str, str] | None = None, is_sequential: bool = False
+) -> Study:
+    """Return the study with only its first `seeds` seeds, with recipe fields changed in every run, or run until decided.
 
     Parameters
     ----------
     settings
         Field name -> value as text, as on the command line.
+    is_sequential
+        Whether it adds seeds until its claims are decided, by the looks that it declares or else the usual ones.
 
     Raises
     ------
@@ -220,7 +227,11 @@ def changed(study: Study, *, seeds: int | None = None, settings: Mapping[str, st
     """
     if seeds is not None and not 1 <= seeds <= len(study.seeds):
         raise UsageError(f"The study {study.name} has {len(study.seeds)} seeds; --seeds takes 1 to that many. Got {seeds}.")
-    update: dict[str, Any] = {}
+    if is_sequential and not study.claims:
+        raise UsageError(
+            f"A study that runs until decided has claims. Study {study.name} has none; leave out --until decided."
+        )
+    update: dict[str, Any] = {"sequential": (study.sequential or Sequential()) if is_sequential else None}
     if seeds is not None:
         update["seeds"] = study.seeds[:seeds]
     if settings:
@@ -249,10 +260,13 @@ def _shared(study: Study, settings: Mapping[str, str]) -> Settings:
 def to_toml(study: Study) -> str:
     """Write a study as TOML, every field resolved, such that `parse` gives it back."""
     values = study.model_dump(exclude_defaults=True)
-    tables = {key: values.pop(key) for key in ("set", "arms", "claims", "figures") if key in values}
+    tables = {key: values.pop(key) for key in ("sequential", "set", "arms", "claims", "figures") if key in values}
+    if study.sequential is not None:
+        tables["sequential"] = study.sequential.model_dump()  # also where it is the usual: it is what the study is judged by
     lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
-    if "set" in tables:
-        lines += ["", "[set]", *(f"{key} = {_toml(value)}" for key, value in tables["set"].items())]
+    for name in ("sequential", "set"):
+        if name in tables:
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in tables[name].items())]
     for kind in ("arms", "claims"):
         for name, table in tables.get(kind, {}).items():
             lines += ["", f"[{kind}.{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
