@@ -48,7 +48,7 @@ ELSEWHERE = {
     "widestep train --recipe poster --data folder:PATH --grid 1x2x8 --epochs 4st --out runs/photos": (
         "test_decoder_threads_and_processes_do_not_matter"
     ),
-    "widestep study run poster-digits --until decided --out studies/frugal": "test_seeds_are_added_where_a_claim_is_open",
+    "widestep study run poster-digits --until decided --out studies/frugal": "test_the_report_says_how_it_was_judged",
     "widestep study run my-study.toml --on slurm --cluster site.toml --time 4h": (
         "test_of_twelve_trials_two_fail_and_one_is_killed_and_three_run_again"
     ),

@@ -46,7 +46,7 @@ def test_processes_threads_and_a_kill_change_no_byte(say, empty, quiet_torch):  
     assert [(event["event"], event.get("processes")) for event in history] == [
         ("started", 2),
         ("resumed", 1),
-        ("complete", None),
+        ("complete", 1),
     ]
     result = json.loads((empty / "kept/3x1x7-1/result.json").read_text())
     assert (result["steps"], result["val_images"]) == (60, 64)
