@@ -62,7 +62,7 @@ def wanted(store):
     return sorted((trial.arm, *map(str, trial.settings.values()), trial.seed) for trial in store.trials)
 
 
-def test_seeds_are_added_where_a_claim_is_open(make):
+def test_settings_of_open_claims_get_the_next_seeds(make):
     """Three warmups and three rules; warmup 2ep and scaling linear are one setting, which belongs to the open claim."""
     store = make(LOOKS, TWO_ARMS)
     study = store.study
