@@ -170,7 +170,7 @@ def test_a_study(look, until, tiny, tmp_path):
     assert [line for line in seen.lines if line.startswith("short ") and " 0-1 " in line]
     os.kill(seen.child.pid, signal.SIGTSTP)
     until(lambda: state(seen.child.pid) == "T", "it is stopped")
-    assert {state(pid) for pid in living_children(seen.child.pid)} == {"T"}
+    until(lambda: {state(pid) for pid in living_children(seen.child.pid)} == {"T"}, "so are its workers")
     until(lambda: is_tidy(seen), "the shell finds a clean terminal")
     os.kill(seen.child.pid, signal.SIGCONT)
     until(lambda: seen.has("arm and cell"), "the table is back")

@@ -144,6 +144,17 @@ def test_after_a_stop_it_begins_anew_where_the_cursor_is(screen, region, monkeyp
     assert screen.lines == ["before", "[1]+  Stopped", "$ fg", "after", *[""] * 10, "one", "two"]
 
 
+def test_whoever_was_stopped_from_outside_begins_anew(screen, region):
+    """As a process of `widestep train`: its launcher stops it and takes its table down."""
+    region.draw(TWO)
+    tidy(screen.stream)
+    screen.say("[1]+  Stopped", "$ fg")
+    signal.raise_signal(signal.SIGCONT)
+    region.draw(TWO)
+    screen.say(*(f"line {number}" for number in range(20)))
+    assert screen.lines[-3:] == ["", "one", "two"]
+
+
 def test_what_a_killed_process_left_is_taken_down(screen, region):
     screen.say("before")
     region.draw(TWO)
