@@ -161,3 +161,36 @@ def test_other_processes_each_time(job: Any, uninterrupted: Any, record: Any, nu
     assert job.train(1, **fields).code == 0
     uninterrupted.same(name, expected)
     record("other processes each time (1, 2, 3, 4 in any order)", schedules=1, equal=True, number=number)
+
+
+def _held(pid: int, directory: Path) -> dict[str, int]:
+    """What a launcher holds: memory, open files and children; and how many files its run has."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {
+        "kilobytes": int(fields["VmRSS"].split()[0]),
+        "open_files": len(os.listdir(f"/proc/{pid}/fd")),
+        "files_of_the_run": sum(1 for path in directory.rglob("*") if path.is_file()),
+    }
+
+
+def test_a_launcher_that_starts_again_and_again_gathers_nothing(job: Any, record: Any) -> None:  # G13
+    """Its only process is killed each time it has come a little further; the last two thirds must look like the first."""
+    num_kills = 1000 if LONG else 9
+    child = job.start(1, epochs="100000", evaluate_every="100000ep", checkpoint_every="2st")
+    held = []
+    for number in range(num_kills):
+        saved = steps_saved(job.directory)
+        wait(lambda saved=saved: steps_saved(job.directory) >= saved + 2 or child.poll() is not None, 60)
+        assert child.poll() is None, child.communicate()[1][-2000:]
+        if number >= num_kills // 3:
+            held.append(_held(child.pid, job.directory))
+        os.kill(living_children(child.pid)[0], signal.SIGKILL)
+    wait(lambda: starts(job.directory) > num_kills, 60)
+    child.terminate()
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 75, stderr[-2000:]
+    assert starts(job.directory) == num_kills + 1
+    for what, slack in (("kilobytes", 0.05 * held[0]["kilobytes"]), ("open_files", 0), ("files_of_the_run", 1)):
+        values = [one[what] for one in held]
+        assert max(values) - min(values) <= slack, f"{what}: {values[0]} to {values[-1]}"
+    record("restarts of one launcher", kills=num_kills, first=held[0], last=held[-1])
