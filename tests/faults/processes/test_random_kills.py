@@ -179,12 +179,15 @@ def test_a_launcher_that_starts_again_and_again_gathers_nothing(job: Any, record
     child = job.start(1, epochs="100000", evaluate_every="100000ep", checkpoint_every="2st")
     held = []
     for number in range(num_kills):
+        wait(lambda number=number: starts(job.directory) > number or child.poll() is not None, 60)
         saved = steps_saved(job.directory)
         wait(lambda saved=saved: steps_saved(job.directory) >= saved + 2 or child.poll() is not None, 60)
         assert child.poll() is None, child.communicate()[1][-2000:]
         if number >= num_kills // 3:
             held.append(_held(child.pid, job.directory))
-        os.kill(living_children(child.pid)[0], signal.SIGKILL)
+        (victim,) = living_children(child.pid)
+        os.kill(victim, signal.SIGKILL)
+        wait(lambda victim=victim: not is_alive(victim), 60)
     wait(lambda: starts(job.directory) > num_kills, 60)
     child.terminate()
     _, stderr = child.communicate(timeout=60)
