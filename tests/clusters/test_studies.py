@@ -1,5 +1,6 @@
 """Studies on a real SLURM: packed, preempted, with failing and killed trials, on several nodes together."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -196,7 +197,8 @@ def test_a_node_that_is_lost_costs_nothing_but_time(cluster, command, undisturbe
         killed = cluster.processes_on(number, "study work") + cluster.processes_on(number, "slurm_script")
         assert len(killed) >= 3
         for process in killed:
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it died with the one before
+                os.kill(process, signal.SIGKILL)
         os.kill(cluster.node(number), signal.SIGKILL)
         _, stderr = child.communicate(timeout=240)
     finally:

@@ -278,6 +278,21 @@ def test_what_a_kill_left_unfinished_is_cut_off(rubbish, tmp_path):
     assert [step for step, _ in series(of_board(tmp_path))[LOSS]] == list(range(1, 13))
 
 
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="the package tensorboard is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_attempts_within_a_second_stay_in_order(tmp_path):
+    """Twelve attempts in this second, of processes whose numbers sort the other way, and one in a second to come."""
+    for attempt in range(12):
+        board = Board(tmp_path / "tensorboard", 3 * attempt)
+        log(board, 3 * attempt + 1, 3 * attempt + 3)
+        board.finish("stopped")
+        newest = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        second, host, rest = newest.name.removeprefix("events.out.tfevents.").split(".", 2)
+        later = 5 * (attempt == 7)  # the clock of the day goes back
+        newest.rename(newest.with_name(f"events.out.tfevents.{int(second) + later}.{host}.{99 - attempt}.{rest}"))
+    assert [step for step, _ in series(of_board(tmp_path))[LOSS]] == list(range(1, 37))
+
+
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")
 def test_training_that_is_killed_and_resumed_is_one_curve(program, power_cut, until, tmp_path):

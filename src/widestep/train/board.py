@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.(.*)")
 _HEADER, _FOOTER = 12, 4
 """Bytes around an event: its length (8, little endian) and a checksum of that (4); a checksum of the event."""
 
@@ -69,11 +72,23 @@ class Board:
 
 def _cut(directory: Path, last_step: int) -> bool:
     """Cut off events of later steps than `last_step`, and what a kill left unfinished; say whether there were files."""
-    paths = list(directory.glob("events.out.tfevents.*"))
+    paths = _put_before(sorted(directory.glob("events.out.tfevents.*")), int(datetime.now(UTC).timestamp()))
     for path in paths:
         with path.open("r+b") as file:
             file.truncate(_length_up_to(file, last_step))
     return bool(paths)
+
+
+def _put_before(paths: list[Path], now: int) -> list[Path]:
+    """Rename files such that they sort before one that begins now: readers sort names, which count whole seconds only."""
+    numbered = [(path, match) for path in paths if (match := _NAME.fullmatch(path.name))]
+    seconds: list[int] = []
+    for _, match in reversed(numbered):
+        seconds.append(min(int(match[1]), (seconds[-1] if seconds else now) - 1))
+    return [
+        path.rename(path.with_name(f"events.out.tfevents.{second:010d}.{match[2]}"))
+        for (path, match), second in zip(numbered, reversed(seconds), strict=True)
+    ]
 
 
 def _length_up_to(file: BinaryIO, last_step: int) -> int:

@@ -2,8 +2,8 @@
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Mlflow:
         """Hand numbers over."""
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
+        now = int(1000 * datetime.now(UTC).timestamp())
         metrics = [Metric(name, value, now, point.step) for point in points for name, value in point.values.items()]
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(self._id, metrics=metrics[start : start + 1000])
