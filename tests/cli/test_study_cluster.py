@@ -18,6 +18,7 @@ from widestep.study.study import parse
         ("run tiny.toml --time 1h --submit-only", "Got --time, --submit-only without it."),
         ("plan tiny.toml --partition p", "Got --partition without it."),
         ("run tiny.toml --on slurm --jobs 2", "Leave --jobs out; set cpus_per_task or gpus_per_node in the file"),
+        ("plan tiny.toml --on lsf --jobs 2", "Leave --jobs out; set cpus_per_task or gpus_per_node in the file"),
         ("run tiny.toml --on slurm --cluster none.toml", "none.toml"),
         ("run tiny.toml --on slurm --time soon", "A time is a number of seconds above 0, or one with its unit"),
         ("run tiny.toml --on slurm --account a;b --partition x", None),
@@ -47,6 +48,9 @@ def test_a_plan_shows_the_scripts_and_writes_nothing(say, empty, tiny, monkeypat
     assert option in found.lines
     assert any(line.endswith(" --jobs 2") or " --jobs 2 " in line for line in found.lines)
     assert sorted(empty.rglob("*")) == before
+    (empty / "site.toml").write_text("max_running = 1\ncpus_per_task = 3\n")
+    found = say(f"study plan tiny.toml --out there --on {scheduler} --cluster site.toml --images-per-second 9")
+    assert any(line.startswith("time ") and " with 3 at a time; basis: the speed given" in line for line in found.lines)
 
 
 def test_work_does_not_mix_workers_with_processes_that_compute_together(say, empty, tiny, monkeypatch):

@@ -65,6 +65,19 @@ def test_a_plan_for_machines(say, empty):
     assert list(empty.iterdir()) == []
 
 
+@pytest.mark.parametrize("speed", ["0", "-5", "nan", "inf"])
+def test_a_speed_is_a_number_above_0(say, speed):
+    found = say(f"study plan poster-digits --images-per-second {speed}")
+    assert (found.code, found.lines) == (2, [])
+    assert "A speed is a number of images a second above 0." in found.stderr
+
+
+def test_a_probe_needs_the_images(say):
+    found = say("study plan poster --probe")
+    assert found.code == 2
+    assert "A study needs the files of its data set" in found.stderr
+
+
 def test_the_posters_plan(say):
     """90 epochs of 41 steps of 30,720 images and so on; no speed is invented beyond the one measured."""
     lines = say("study plan poster --images-per-second 80000 --jobs 1").lines
@@ -107,7 +120,7 @@ def test_states_and_their_exit_codes(say, store, fake):
     store.fail(store.trials[2], "broke down")
     found = say("study status small")
     assert found.code == 1
-    assert found.stderr == (f"failed     long {{}} seed 0: broke down ({'small/trials/' + store.trials[2].fingerprint})\n")
+    assert found.stderr == (f"failed     long seed 0: broke down ({'small/trials/' + store.trials[2].fingerprint})\n")
     store.forget_failures()
     for trial in store.trials[2:]:
         fake.finish(store.run(trial))

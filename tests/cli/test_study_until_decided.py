@@ -155,6 +155,7 @@ def test_seeds_are_added_where_a_claim_is_open(life, empty):
 
 def test_the_report_says_how_it_was_judged(life, empty, say):
     life()
+    assert say("report d --poster").code == 0
     findings = {one["claim"]: one for one in json.loads((empty / "d" / "report" / "findings.json").read_text())}
     assert [findings[name]["verdict"] for name in ("falls", "worst", "same")] == ["supported", "supported", "undecided"]
     assert findings["falls"]["look"] == {"look": 1, "num_looks": 3, "seeds": 4, "num_seeds": 10}
@@ -168,6 +169,12 @@ def test_the_report_says_how_it_was_judged(life, empty, say):
     assert "Until decided: 40 of 70 runs after look 3; saved 30." in page
     assert "Lan and DeMets" in page
     assert "missing</li>" not in page
+    assert "p: no difference (paired t, over all looks so far)" in page
+    poster = json.loads((empty / "d" / "report" / "poster.json").read_text())
+    method = next(one["text"] for one in poster["texts"] if "compared in pairs" in one["text"])
+    assert "up to 10 seeds" in method
+    assert "× up to 10 seeds" in poster["texts"][1]["text"]
+    assert "Wilcoxon" not in method
     status = say("study status d")
     assert status.code == 0
     assert "look       2 after 7 seeds, nothing new decided; open: same" in status.lines

@@ -129,6 +129,28 @@ def test_a_study_is_packed_into_one_task_that_is_preempted(cluster, command, und
     assert ["started", "stopped", "resumed", "complete"] in happened
 
 
+def test_one_task_is_stopped_alone_and_a_cancelled_one_stays_away(cluster, command, until):
+    """The last task of an array, whose own number is that of the array, queues itself again and no other.
+
+    What `scancel` ends saves and is not queued again, so a study can be stopped; the same command goes on with it.
+    """
+    words = command.words(STUDY.replace("EPOCHS", "60ep"), 'lines = ["--nodelist=n1"]\nsignal_seconds = 20\n')
+    submitted = command.run([*words, "--submit-only"])
+    assert submitted.returncode == 75, submitted.err
+    job = json.loads((command.directory / "slurm" / "jobs.jsonl").read_text())["job"]
+    begun = command.directory / "trials"
+    until(lambda: len([*begun.glob("*/epochs.csv")]) == 4, "four trials are under way", 120)
+    cluster.say("scancel", "--signal=USR1", f"{job}_3")
+    until(lambda: "PENDING" in cluster.states(job), "the last task waits again")
+    assert cluster.states(job).count("PENDING") == 1
+    cluster.say("scancel", job)
+    until(lambda: not cluster.states(job), "no task is left")
+    assert sum("stopped" in one for one in events(command.directory).values()) >= 2
+    again = command.run(words)
+    assert again.returncode == 0, again.err
+    assert command.statuses() == ["complete"] * 4
+
+
 def test_trials_of_several_nodes_are_computed_together(cluster, command, undisturbed):
     """Two nodes compute each trial: the same bytes. Ctrl-C stops the look, not the jobs."""
     words = command.words(STUDY.replace("EPOCHS", EPOCHS), "nodes = 2\nmax_running = 1\n")

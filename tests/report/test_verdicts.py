@@ -1,5 +1,7 @@
 """The decisions: hand-made cases for every verdict, and error rates over simulated studies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,19 @@ def decide(kind, *columns, others=()):
 )
 def test_each_verdict(kind, columns, expected):
     assert decide(kind, *columns) == expected
+
+
+def test_what_an_earlier_look_had_shown_must_still_hold():
+    """A sequential p stays small when later seeds have widened the interval over the margin again."""
+    now = {"equivalence_p": 0.01, "equivalence_low": -0.58, "equivalence_high": 0.2, "beyond_p": 1.0}
+    equal, rule = replace(pair(NONE), **now), Rule(0.95, family([1.0], 0), MARGIN)
+    assert KINDS["equivalent"].decide([equal], rule)[:2] == ("undecided", "open")
+    assert KINDS["falls"].decide([replace(equal, p=0.9)], rule)[:2] == ("undecided", "open")
+    still = replace(equal, equivalence_low=-0.49)
+    assert KINDS["equivalent"].decide([still], rule)[:2] == ("supported", "equivalent")
+    apart = replace(pair(UP), low=0.45, high=1.2, beyond_p=0.01, equivalence_p=1.0)
+    assert KINDS["equivalent"].decide([apart], rule)[:2] == ("undecided", "open")
+    assert KINDS["equivalent"].decide([replace(apart, low=0.55)], rule)[:2] == ("contradicted", "beyond")
 
 
 def test_the_family_of_claims_matters():

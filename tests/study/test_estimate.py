@@ -35,7 +35,7 @@ def test_a_plan_needs_the_data(parsed):
     text = parsed(("[arms.warm]", '[set]\ndata = "folder:/nowhere"\ntrain_images = "none"\n\n[arms.warm]'))
     with pytest.raises(DataError, match="nowhere"):
         plans(text.trials())
-    with pytest.raises(UsageError, match="comes with its own training images"):
+    with pytest.raises(UsageError, match=r"comes with its own training images.*set it to none"):
         plans(parsed(("[arms.warm]", '[set]\ndata = "folder:/nowhere"\n\n[arms.warm]')).trials())
 
 

@@ -91,17 +91,24 @@ def test_hostile_paths_are_only_paths(module, tmp_path):
     ("code", "asked"), [(0, False), (75, True), (5, False)], ids=["done", "stopped and saved", "a fault of the machine"]
 )
 def test_a_task_that_was_stopped_queues_itself_again(tmp_path, code, asked):
-    for name, body in (("srun", f"exit {code}"), ("scontrol", f'echo "$*" > {tmp_path}/asked')):
+    says = 'if [ "$1" = show ]; then echo "JobId=19 $3 JobState=$STATE"'
+    for name, body in (("srun", f"exit {code}"), ("scontrol", f'{says}; else echo "$*" > {tmp_path}/asked; fi')):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     job = replace(JOB, working_directory=tmp_path)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
-    for cluster, expected in ((Cluster(), asked), (Cluster(requeue=False), False)):
+    environment |= {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}
+    for cluster, state, expected in (
+        (Cluster(), "RUNNING", asked),
+        (Cluster(), "COMPLETING", False),  # somebody has cancelled it
+        (Cluster(requeue=False), "RUNNING", False),
+    ):
+        environment["STATE"] = state
         text = slurm.job_script(cluster, job)
         assert subprocess.run(["bash", "-c", text], env=environment, check=False).returncode == code
         assert (tmp_path / "asked").exists() == expected
         if expected:
-            assert (tmp_path / "asked").read_text() == "requeue 17\n"
+            assert (tmp_path / "asked").read_text() == "requeue 17_3\n"
             (tmp_path / "asked").unlink()
 
 

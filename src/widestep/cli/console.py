@@ -143,7 +143,7 @@ class ConsoleWatcher:
             fields += [Field("loss", loss, f"loss {loss}"), Field("rate", rate, f"lr {rate}")]
         if seen.accuracy >= 0:
             accuracy = f"{100 * seen.accuracy:.2f}%"
-            fields.append(Field("accuracy", f"{accuracy}, best {100 * seen.best:.2f}%", f"val {accuracy}"))
+            fields += [Field("accuracy", accuracy, f"val {accuracy}"), Field("best", f"{100 * seen.best:.2f}%")]
         if report is not None:
             waiting = f"{100 * report.data_share:.0f}%"
             fields += [Field("images/s", speed, f"{speed} img/s"), Field("waiting for data", waiting, f"data {waiting}")]

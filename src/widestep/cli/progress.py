@@ -77,7 +77,7 @@ class ProgressView:
         for state in self._progress.states:
             if state.status == "failed" and state.trial.fingerprint not in self._told:
                 self._told.add(state.trial.fingerprint)
-                say(f"failed     {_name(state.trial)} seed {state.trial.seed}: {state.reason}")
+                say(f"failed     {name_of(state.trial)} seed {state.trial.seed}: {state.reason}")
 
     def _left(self, now: float) -> float | None:
         free = [state.trial for state in self._progress.states if state.runnable]
@@ -110,7 +110,7 @@ class ProgressView:
         cells: defaultdict[str, list[Trial]] = defaultdict(list)
         for state in self._progress.states:
             if state.trial.fingerprint in self._progress.shares:
-                cells[_name(state.trial)].append(state.trial)
+                cells[name_of(state.trial)].append(state.trial)
         table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim")
         table.add_column("arm and cell", no_wrap=True, overflow="ellipsis", ratio=3)
         table.add_column("seeds", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -124,13 +124,14 @@ class ProgressView:
             table.add_row(Text(plain(name)), Text(_seeds(trials)), epoch, left)
         failures = [state for state in self._progress.states if state.status == "failed"][-_MOST_FAILURES:]
         lines = [
-            Text(plain(f"failed {_name(state.trial)} seed {state.trial.seed}: {state.reason}"), style="red", no_wrap=True)
+            Text(plain(f"failed {name_of(state.trial)} seed {state.trial.seed}: {state.reason}"), style="red", no_wrap=True)
             for state in failures
         ]
         return [table, *lines] if cells else [*lines]
 
 
-def _name(trial: Trial) -> str:
+def name_of(trial: Trial) -> str:
+    """Return the arm and the settings of a trial in words."""
     settings = ", ".join(f"{name} {value}" for name, value in trial.settings.items())
     return f"{trial.arm} {settings}".strip()
 

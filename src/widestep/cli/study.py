@@ -8,7 +8,7 @@ from widestep.cli.progress import ProgressView, duration, say
 from widestep.cli.study_cluster import run_on_cluster, site_settings
 from widestep.cli.study_looks import look_on
 from widestep.cli.study_status import exit_code_of, say_audit
-from widestep.cli.study_wanted import Until, num_jobs_of, wanted_study
+from widestep.cli.study_wanted import Until, num_jobs_of, refuse_without_files, wanted_study
 from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
 from widestep.plan.plain import csv_text
@@ -18,7 +18,7 @@ from widestep.study.campaign import Campaign, scheduler_named
 from widestep.study.crew import Crew, ProgressMeter
 from widestep.study.estimate import estimate, plans
 from widestep.study.store import StudyStore
-from widestep.study.study import Study, Trial
+from widestep.study.study import Trial
 
 
 def run(
@@ -79,7 +79,7 @@ def run(
     site = site_settings(on, cluster, account, partition, time, submit_only=submit_only, jobs=jobs)
     num_jobs = num_jobs_of(wanted, jobs)
     run_plans = plans(wanted.trials())
-    _refuse_without_files(wanted)
+    refuse_without_files(wanted)
     store = StudyStore.create(directory, wanted)
     if on != "local":
         done = goes_on = True
@@ -132,14 +132,6 @@ def _chosen(store: StudyStore, only: Sequence[str] | None) -> Callable[[Trial], 
                 f"{word!r} is neither; `widestep study status` lists them."
             )
     return lambda trial: only is None or any(named(trial, word) for word in only)
-
-
-def _refuse_without_files(study: Study) -> None:
-    if any(cell.recipe.data == "imagenet" for arm in study.arms for cell in study.cells(arm)):
-        raise UsageError(
-            "A study needs the files of its data set. Its recipe names imagenet, which is not shipped; give the folder that "
-            "holds train and val with --data folder:PATH."
-        )
 
 
 def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, report: bool, num_again: int) -> int:

@@ -1,6 +1,7 @@
 """`widestep study plan`: what a study would run, how long it takes, how much disk, without writing or starting anything."""
 
 import json as json_module
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +13,13 @@ from widestep.cli.study_cluster import site_settings
 from widestep.cli.study_looks import looks_planned, planned_lines
 from widestep.cli.study_power import power_lines, power_of
 from widestep.cli.study_probe import Probe
-from widestep.cli.study_wanted import Until, num_jobs_of, wanted_study
+from widestep.cli.study_wanted import Until, num_jobs_of, refuse_without_files, wanted_study
+from widestep.errors import UsageError
 from widestep.plan.plain import plain
 from widestep.plan.runplan import RunPlan
 from widestep.records.fact import size
 from widestep.study.audit import planned
-from widestep.study.campaign import planned_scripts
+from widestep.study.campaign import Campaign, planned_scripts, scheduler_named
 from widestep.study.estimate import Estimate, data_facts, estimate, plans
 from widestep.study.footprint import DiskNeed, Footprint, disk_need
 from widestep.study.store import StudyStore
@@ -57,7 +59,7 @@ def plan(
     seeds
         Use only the first so many seeds.
     jobs
-        Runs, or stacks of runs, at a time.
+        Runs, or stacks of runs, at a time; on a cluster the tasks say it.
     until
         Given as "decided", show how many runs it takes to add seeds only where a claim is open.
     images_per_second
@@ -81,12 +83,18 @@ def plan(
     fields
         Recipe fields changed in every run, by name.
     """
-    site = site_settings(on, cluster, account, partition, time)
+    site = site_settings(on, cluster, account, partition, time, jobs=jobs)
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
+        raise UsageError(f"A speed is a number of images a second above 0. --images-per-second is {images_per_second:g}.")
     store = StudyStore(*wanted_study(study, out, seeds, fields, until))
     num_jobs = num_jobs_of(store.study, jobs)
     facts = data_facts(store.trials)
     run_plans = plans(store.trials, facts)
+    if probe:
+        refuse_without_files(store.study)
     found = study_probe.probe(store, num_jobs) if probe else None
+    if on != "local":
+        num_jobs = Campaign(store, scheduler_named(on), site).num_side_by_side()
     costs = found.costs if found else None
     predicted = estimate(store, run_plans, num_jobs, images_per_second=images_per_second, probed=costs)
     left = [state.trial for state in store.states() if not state.finished]

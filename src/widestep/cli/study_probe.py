@@ -21,6 +21,7 @@ from widestep.study.work import execution_of, stacks
 
 _SECONDS = 2.0
 """Of steps and evaluations for each kind of stack."""
+_ERRORS = {kind.exit_code: kind for kind in WidestepError.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def _measure_at_once(store: StudyStore, shares: Sequence[Sequence[Sequence[Trial
     if any(codes):
         failure = directory / "failure"
         if failure.exists():
-            raise WorkerLost(failure.read_text())
+            code, words = json.loads(failure.read_text())
+            raise _ERRORS[code](words)
         raise WorkerLost(f"A probe's processes must come to their end. One ended with {next(filter(None, codes))}.")
 
 
@@ -92,8 +94,9 @@ def _measured(store: StudyStore, share: Sequence[Sequence[Trial]], directory: Pa
     try:
         _measure(store, share, directory, number)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told by the process that is asked
-        words = str(error) if isinstance(error, WidestepError) else f"{type(error).__name__}: {error}"
-        write_atomically(directory / "failure", words)
+        known = (error.exit_code, str(error)) if isinstance(error, WidestepError) else None
+        said = known or (WorkerLost.exit_code, f"{type(error).__name__}: {error}")
+        write_atomically(directory / "failure", json.dumps(said))
         return Stopped.exit_code
     return 0
 

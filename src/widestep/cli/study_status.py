@@ -4,7 +4,7 @@ import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
 
-from widestep.cli.progress import say
+from widestep.cli.progress import name_of, say
 from widestep.cli.study_looks import look_lines
 from widestep.plan.plain import plain
 from widestep.study.audit import audit, recipe_key
@@ -92,8 +92,7 @@ def exit_code_of(states: Sequence[TrialState], is_concluded: bool) -> int:
     """
     failed = [state for state in states if state.status == "failed"]
     for state in failed[:_MOST_SAID]:
-        trial = state.trial
-        say(f"failed     {trial.arm} {trial.settings} seed {trial.seed}: {state.reason} ({state.directory})")
+        say(f"failed     {name_of(state.trial)} seed {state.trial.seed}: {state.reason} ({state.directory})")
     if len(failed) > _MOST_SAID:
         say(f"failed     and {len(failed) - _MOST_SAID} more; `widestep study status` lists all")
     if failed:

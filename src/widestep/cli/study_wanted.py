@@ -26,3 +26,12 @@ def num_jobs_of(study: Study, jobs: int | None) -> int:
     if jobs is not None and jobs < 1:
         raise UsageError(f"At least one run takes place at a time. --jobs is {jobs}; give 1 or more, or leave it out.")
     return jobs or default_processes(max(c.recipe.threads for arm in study.arms for c in study.cells(arm)), study.device)
+
+
+def refuse_without_files(study: Study) -> None:
+    """Raise UsageError where a study is about images of which only the counts are known."""
+    if any(cell.recipe.data == "imagenet" for arm in study.arms for cell in study.cells(arm)):
+        raise UsageError(
+            "A study needs the files of its data set. Its recipe names imagenet, which is not shipped; give the folder that "
+            "holds train and val with --data folder:PATH."
+        )

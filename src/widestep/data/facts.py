@@ -177,7 +177,7 @@ def check_options(spec: str, train_images: int | None, image_size: int | None) -
     if train_images is not None:
         raise UsageError(
             f"train_images divides the digits only; {spec!r} comes with its own training images. "
-            f"Got train_images = {train_images}: leave it out."
+            f"Got train_images = {train_images}, perhaps from the recipe: set it to none."
         )
     if image_size is not None and not SMALLEST_IMAGE_SIZE <= image_size <= LARGEST_IMAGE_SIZE:
         raise UsageError(

@@ -12,6 +12,7 @@ from widestep.report.cost import ENERGY, duration
 from widestep.report.page import p_text, signed
 from widestep.report.plotted import FigureData
 from widestep.report.results import Diverged, Missing, SeedRun, StudyResults
+from widestep.report.sequential import paired_words
 
 Style = Literal["body", "strong", "small", "bullet"]
 MOST_FIGURES = 8
@@ -143,7 +144,7 @@ def poster(
     captions = [(one, _caption(one)) for one in chosen[:MOST_FIGURES]]
     return Poster(
         title=facts.tell("{title}", title=("study.toml", "title", _words)),
-        subtitle=_subtitle(facts),
+        subtitle=_subtitle(facts, "up to " if results.study.sequential else ""),
         left=[_question(facts, results), _method(facts, results), _limits(facts, results, files)],
         right=[_findings(facts, findings, _late(results)), _conclusions(facts, findings)],
         figures=captions,
@@ -169,9 +170,9 @@ def _caption(figure: FigureData) -> Said:
     return Said(source.text, [source], "strong")
 
 
-def _subtitle(facts: Facts) -> Said:
+def _subtitle(facts: Facts, up_to: str) -> Said:
     return facts.tell(
-        "Study {name}: {complete} of {trials} runs complete, {settings} settings × {seeds} seeds",
+        f"Study {{name}}: {{complete}} of {{trials}} runs complete, {{settings}} settings × {up_to}{{seeds}} seeds",
         name=("summary.json", "study", _words),
         complete=("summary.json", "num_complete", _number),
         trials=("summary.json", "num_trials", _number),
@@ -213,8 +214,7 @@ def _method(facts: Facts, results: StudyResults) -> Block:
         items.append(facts.tell("{label}", "bullet", label=place))
     items += [
         facts.tell(
-            "Every setting runs with the same {seeds} seeds, so settings are compared in pairs: Student t-intervals at "
-            "{level} %, Wilcoxon's signed-rank test (the paired t-test with few pairs), Holm's correction over all claims.",
+            paired_words(study),
             seeds=("summary.json", "num_seeds", _number),
             level=("summary.json", "level", _percent),
         ),

@@ -36,7 +36,13 @@ def study_page(
         f"{verdicts.count(word)} {word}" for word in ("supported", "contradicted", "undecided") if word in verdicts
     )
     tables = [look_table(results), _warmup_table(warmups, level), _slope_table(warmup_slopes(results), level)]
-    tables += [_comparison_table(findings), _cell_table(results), *more, _trouble_table(results)]
+    is_sequential = results.study.sequential is not None
+    tables += [
+        _comparison_table(findings, is_sequential=is_sequential),
+        _cell_table(results),
+        *more,
+        _trouble_table(results),
+    ]
     return Page(
         eyebrow=f"Study {plain(study.name)}",
         title=plain(study.title),
@@ -135,14 +141,15 @@ def _slope_table(slopes: list[WarmupSlope], level: float) -> Table:
     return Table("Best warmup against the batch", headers, rows, words, first_number=3)
 
 
-def _comparison_table(findings: list[Finding]) -> Table:
+def _comparison_table(findings: list[Finding], *, is_sequential: bool) -> Table:
     rows = [_comparison_row(finding.claim, one) for finding in findings for one in finding.comparisons]
     headers = ["claim", "comparison", "n", "mean difference, points", "bootstrap", "p", "p equal", "medians"]
     headers += ["collapsed + diverged", "p of these"]
+    by_test = "paired t, over all looks so far" if is_sequential else "signed ranks from 6 pairs on, else paired t"
     words = (
         "Every paired comparison behind the verdicts, before any adjustment. Bootstrap: BCa interval of the mean, from "
-        f"{FEWEST_FOR_BOOTSTRAP} pairs on. p: no difference (signed ranks from 6 pairs "
-        "on, else paired t). p equal: a difference of at least the margin. The last p is Fisher's exact test."
+        f"{FEWEST_FOR_BOOTSTRAP} pairs on. p: no difference ({by_test}). p equal: a difference of at least the margin. The "
+        "last p is Fisher's exact test."
     )
     return Table("Comparisons", headers, rows, words, first_number=2)
 

@@ -9,6 +9,7 @@ from widestep.report.compared import cells_of
 from widestep.report.page import Table
 from widestep.report.results import Diverged, SeedRun, StudyResults, read_study
 from widestep.study.sequential import Look, is_concluded, next_look, write_look
+from widestep.study.study import Study
 
 
 def take_look(directory: Path) -> Look | None:
@@ -100,6 +101,20 @@ def look_table(results: StudyResults) -> Table:
         "only decided claims compare, and those that none compares, get no more seeds. " + saved_words(results)
     )
     return Table("Looks", ["look", "seeds", "decided", "still open", "runs wanted"], rows, words, first_number=4)
+
+
+def paired_words(study: Study) -> str:
+    """Return how pairs are tested, for a poster, with places for `seeds` and `level`."""
+    if study.sequential is None:
+        return (
+            "Every setting runs with the same {seeds} seeds, so settings are compared in pairs: Student t-intervals at "
+            "{level} %, Wilcoxon's signed-rank test (the paired t-test with few pairs), Holm's correction over all claims."
+        )
+    return (
+        "Settings run with up to {seeds} seeds, the same for all, so they are compared in pairs. Seeds were added only "
+        "where a claim was open: group-sequential paired t-tests, repeated intervals at {level} %, Holm's correction over "
+        "all claims."
+    )
 
 
 def look_method(results: StudyResults) -> list[tuple[str, str]]:

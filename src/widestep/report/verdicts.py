@@ -3,6 +3,7 @@
 A difference is *shown* when its p, adjusted over everything that was tested, is below 1 - level and its t-interval
 excludes 0 on that side. Where runs of the lower side diverged, that interval is of the pairs that are left and says less
 than the test, in which diverged runs rank last: then it is enough that the mean of the others does not point the other way.
+Equality is shown when its p is as small and the interval of its two tests lies within the margin.
 A verdict needs one of two things to be shown, the claim or its opposite; all else is undecided.
 
 A claim can be decided in several ways - for, against, within the margin, beyond it - of which, for any true difference, one
@@ -53,6 +54,21 @@ class Rule:
         """Say whether a negative difference is shown."""
         clear = pair.high is not None and pair.high < 0
         return self._shown(pair, p, -1, clear, pair.num_first_diverged)
+
+    def equal(self, pairs: Sequence[Paired]) -> bool:
+        """Say whether all differences are shown to be smaller than the margin, and their intervals lie within it.
+
+        A sequential p keeps what an earlier look had shown; the interval says whether that still holds.
+        """
+        within = all(
+            -self.margin < (pair.equivalence_low or 0.0) and (pair.equivalence_high or 0.0) < self.margin for pair in pairs
+        )
+        return within and self.small(equivalence_p(pairs))
+
+    def beyond(self, pair: Paired) -> bool:
+        """Say whether the difference is shown to be larger than the margin; see `equal` for its interval."""
+        apart = pair.num_diverged > 0 or (pair.low or 0.0) > self.margin or (pair.high or 0.0) < -self.margin
+        return apart and self.small(_p(pair.beyond_p))
 
     def _shown(self, pair: Paired, p: float, sign: int, clear: bool, num_diverged: int) -> bool:
         clear = clear or (num_diverged > 0 and (pair.effect or 0.0) * sign >= 0)
@@ -213,9 +229,9 @@ def shown_candidates(pairs: Sequence[Paired], rule: Rule) -> list[int]:
 def decide_equivalent(pairs: Sequence[Paired], rule: Rule) -> Decision:
     """Decide whether the two differ by less than the margin."""
     [pair] = pairs
-    if rule.small(equivalence_p(pairs)):
+    if rule.equal(pairs):
         return "supported", "equivalent", rule.adjust(equivalence_p(pairs))
-    if rule.small(_p(pair.beyond_p)):
+    if rule.beyond(pair):
         return "contradicted", "beyond", rule.adjust(_p(pair.beyond_p))
     return "undecided", "open", None
 
@@ -229,7 +245,7 @@ def _higher(pair: Paired, rule: Rule) -> Decision | None:
 
 def _equivalent_or_open(pairs: Sequence[Paired], rule: Rule) -> Decision:
     p = equivalence_p(pairs)
-    return ("contradicted", "equivalent", rule.adjust(p)) if rule.small(p) else ("undecided", "open", None)
+    return ("contradicted", "equivalent", rule.adjust(p)) if rule.equal(pairs) else ("undecided", "open", None)
 
 
 KINDS = {

@@ -17,18 +17,23 @@ def job_script(cluster: Cluster, job: ArrayJob) -> str:
 
     It is submitted from the study's directory, so that no path stands where no shell would quote it. When SLURM asks to
     stop, the processes save and the step ends with 75; only what is still there when a grace time ends would be queued again
-    by SLURM itself, so the script does it.
+    by SLURM itself, so the script does it - unless the task is already completing: then somebody has cancelled it, or SLURM
+    queues it again.
     """
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(cluster, job)), ""]
     lines += ["trap : TERM USR1 USR2  # the processes save; this shell waits for them", *job.preparation(cluster)]
-    lines.append('export WIDESTEP_JOB_LOG="slurm/logs/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.out"')
+    lines.append(
+        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"  # the number of the last task alone means the whole array'
+    )
+    lines.append('export WIDESTEP_JOB_LOG="slurm/logs/$task.out"')
     cpus = f"--cpus-per-task={cluster.cpus_per_task}"
     lines.append(
         f"srun --nodes={cluster.nodes} --ntasks={cluster.processes} {cpus} --kill-on-bad-exit=1 {job.command(cluster)}"
     )
     lines.append("code=$?")
     if cluster.requeue:
-        lines.append('if [ $code -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi')
+        cancelled = 'scontrol show job "$task" | grep -q JobState=COMPLETING'
+        lines.append(f'if [ $code -eq 75 ] && ! {cancelled}; then scontrol requeue "$task"; fi')
     return "\n".join([*lines, "exit $code"]) + "\n"
 
 

@@ -25,7 +25,8 @@ cd /home/me/work || exit 5
 module load python
 source venv/bin/activate
 export OMP_NUM_THREADS=1
-export WIDESTEP_JOB_LOG="slurm/logs/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.out"
+task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"  # the number of the last task alone means the whole array
+export WIDESTEP_JOB_LOG="slurm/logs/$task.out"
 srun --nodes=40 --ntasks=240 --cpus-per-task=7 --kill-on-bad-exit=1 /opt/env/bin/python -m widestep study work /scratch/me/studies/poster
 code=$?
 exit $code
