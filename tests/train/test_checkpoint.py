@@ -17,6 +17,7 @@ from torch import Tensor
 
 import widestep
 from widestep.errors import EnvironmentFault, StoreError
+from widestep.files import write_atomically
 from widestep.train import checkpoint
 from widestep.train.checkpoint import Layout, newest, save_state
 
@@ -226,6 +227,20 @@ def test_a_damaged_state_is_not_among_those_that_are_kept(tmp_path: Path) -> Non
     assert files(tmp_path)[:2] == ["step-0000010.safetensors", "step-0000015.safetensors"]
     spoil(tmp_path / "step-0000015.safetensors")
     assert step_of(tmp_path) == 10
+
+
+def test_states_of_lives_that_ended_right_after_saving_do_not_gather(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # G13
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in range(1, 10):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_atomically", lambda path, *rest: (write_atomically(path, *rest), killed()))
+            with pytest.raises(KeyboardInterrupt):
+                save(tmp_path, step)
+        assert len([name for name in files(tmp_path) if name.startswith("step-")]) <= 3
 
 
 def test_a_state_under_the_name_of_another_is_damage(two_states: Path) -> None:

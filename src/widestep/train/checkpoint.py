@@ -241,6 +241,7 @@ def save_state(
     EnvironmentFault
         When it could not be saved: whatever was saved before is still there.
     """
+    _prune(directory, keep)  # who was killed right after a save has not done so
     path = path_of_step(directory, step)
     is_new = not path.exists()
     try:
@@ -252,6 +253,10 @@ def save_state(
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         raise
+    _prune(directory, keep)
+
+
+def _prune(directory: Path, keep: int) -> None:
     for old in saved_steps(directory)[keep:]:
         with suppress(OSError):  # it will be tried again
             path_of_step(directory, old).unlink(missing_ok=True)
