@@ -7,16 +7,18 @@ from typing import Literal
 from widestep.cli.progress import ProgressView, duration, say
 from widestep.cli.study_cluster import run_on_cluster, site_settings
 from widestep.cli.study_looks import look_on
+from widestep.cli.study_search import search_lines, search_on
 from widestep.cli.study_status import exit_code_of, say_audit
 from widestep.cli.study_wanted import Until, num_jobs_of, refuse_without_files, wanted_study
 from widestep.errors import Stopped, UsageError
 from widestep.files import write_atomically
-from widestep.plan.plain import csv_text
+from widestep.plan.plain import csv_text, plain
 from widestep.plan.runplan import RunPlan
 from widestep.study.audit import audit
 from widestep.study.campaign import Campaign, scheduler_named
 from widestep.study.crew import Crew, ProgressMeter
 from widestep.study.estimate import estimate, plans
+from widestep.study.searching import summaries
 from widestep.study.store import StudyStore
 from widestep.study.study import Trial
 
@@ -81,11 +83,12 @@ def run(
     run_plans = plans(wanted.trials())
     refuse_without_files(wanted)
     store = StudyStore.create(directory, wanted)
+    search_on(store)
     if on != "local":
         done = goes_on = True
         while done and goes_on:
             done = run_on_cluster(Campaign(store, scheduler_named(on), site), store, run_plans, submit_only=submit_only)
-            goes_on = done and look_on(store)
+            goes_on = done and (look_on(store) or search_on(store))
         return _conclude(store, None, report) if done else Stopped.exit_code
     return _go_on(store, run_plans, num_jobs, report, store.forget_failures())
 
@@ -116,6 +119,7 @@ def retry(
     """
     store = StudyStore.open(directory)
     run_plans, num_jobs = plans(store.study.trials()), num_jobs_of(store.study, jobs)
+    search_on(store)
     return _go_on(store, run_plans, num_jobs, report, store.forget_failures(_chosen(store, only)))
 
 
@@ -140,13 +144,16 @@ def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, repo
     say(f"study      {store.study.name}: {store.study.title}")
     stopped, goes_on = None, True
     while goes_on:
+        run_plans |= plans([trial for trial in store.trials if trial.fingerprint not in run_plans])
         missing = [state.trial for state in store.states() if state.runnable or state.status == "running"]
-        say(f"trials     {len(store.trials)}, {len(missing)} to run{failed_before}")
+        most = len(store.searched.to_come()) + len(store.trials)
+        so_far = "" if store.searched.is_over() else f" so far, at most {most}"
+        say(f"trials     {len(store.trials)}{so_far}, {len(missing)} to run{failed_before}")
         if missing:
             predicted = estimate(store, run_plans, num_jobs)
             say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
             stopped = _work(store, run_plans, num_jobs, predicted.seconds)
-        goes_on = stopped is None and look_on(store)
+        goes_on = stopped is None and (look_on(store) or search_on(store))
         failed_before = ""
     return _conclude(store, stopped, report)
 
@@ -185,8 +192,8 @@ def _conclude(store: StudyStore, stopped: str | None, report: bool) -> int:
     if stopped:
         say(f"Stopped by {stopped}; everything is saved. The same command goes on from there.")
         return Stopped.exit_code
-    for line in lines:
-        print(line)
+    for line in [*search_lines(summaries(store)), *lines]:
+        print(plain(line))
     if not lines:
         say_audit(audit(store).found)
     return exit_code_of(store.states(), store.is_concluded())

@@ -86,7 +86,8 @@ def plan(
     site = site_settings(on, cluster, account, partition, time, jobs=jobs)
     if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise UsageError(f"A speed is a number of images a second above 0. --images-per-second is {images_per_second:g}.")
-    store = StudyStore(*wanted_study(study, out, seeds, fields, until))
+    directory, wanted = wanted_study(study, out, seeds, fields, until)
+    store = StudyStore(directory, wanted, whole=True)
     num_jobs = num_jobs_of(store.study, jobs)
     facts = data_facts(store.trials)
     run_plans = plans(store.trials, facts)
@@ -102,7 +103,7 @@ def plan(
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
     audited, power = [one.record() for one in planned(store.study, run_plans)], power_of(store, sd_from)
     looked = looks_planned(store.study)
-    scripts = {} if on == "local" else planned_scripts(store, on, site)
+    scripts = {} if on == "local" else planned_scripts(StudyStore(directory, wanted), on, site)
     if json:
         said: dict[str, object] = {"power": [one.record() for one in power]}
         said |= {"scripts": {str(path): text for path, text in scripts.items()}} if scripts else {}
@@ -150,17 +151,31 @@ def _print_cells(rows: list[dict[str, object]]) -> None:
         print(
             plain(
                 f"{row['arm']:<16} {row['cell']:<28} {row['grid']:>11} {row['global_batch']:>7,} {row['steps']:>8,} "
-                f"{row['warmup_steps']:>7,} {row['peak_lr']:>9.4g} {row['trials']:>7}"
+                f"{_or_open(row['warmup_steps'], ','):>7} {_or_open(row['peak_lr'], '.4g'):>9} {row['trials']:>7}"
             )
         )
     print()
+
+
+def _or_open(value: object, form: str) -> str:
+    """Return a number as a cell of the table; that of a setting that is searched is open."""
+    return "open" if value is None else format(value, form)
+
+
+def _sought(store: StudyStore, arm: str) -> str:
+    """Say which search an arm makes or waits for; nothing for any other arm."""
+    spec = store.study.arms[arm]
+    if spec.search is not None:
+        return "searched"
+    return "best found" if spec.from_search and any(c.is_open for c in store.study.cells(arm)) else ""
 
 
 def _lines(
     store: StudyStore, num_left: int, num_jobs: int, predicted: Estimate, disk: DiskNeed, found: Probe | None
 ) -> list[str]:
     """Say what the study comes to: trials, steps, time and disk, each with its basis."""
-    counted = f"trials     {len(store.trials)} different ones ({len(store.study.seeds)} seeds)"
+    at_most = "" if store.searched.is_over() else "at most "
+    counted = f"trials     {at_most}{len(store.trials)} different ones ({len(store.study.seeds)} seeds)"
     if store.study.sequential is not None:
         counted = f"now        the next look needs {len(store.trials)} trials"
     num_stacks = "" if predicted.num_stacks == num_left else f" in {predicted.num_stacks} stacks"
@@ -189,20 +204,27 @@ def _plan_rows(
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for arm in store.study.arms:
-        for cell in store.study.cells(arm):
+        search, sought = store.study.arms[arm].search, _sought(store, arm)
+        for cell in store.study.bases(arm):
             names = [cell.fingerprint(seed) for seed in store.study.seeds]
+            if search is not None or cell.is_open:
+                names = [
+                    one.fingerprint
+                    for one in store.trials
+                    if one.arm == arm and cell.settings.items() <= one.settings.items()
+                ]
             run_plan = run_plans[names[0]]
             own = [name for name in names if name in left]
             rows.append(
                 {
                     "arm": arm,
-                    "cell": cell.label,
+                    "cell": f"{cell.label}, {sought}" if cell.settings and sought else sought or cell.label,
                     "grid": str(cell.recipe.grid),
                     "global_batch": cell.recipe.grid.global_batch,
                     "steps": run_plan.total_steps,
-                    "warmup_steps": run_plan.schedule.warmup_steps,
-                    "peak_lr": cell.recipe.peak_lr,
-                    "trials": len(store.study.seeds),
+                    "warmup_steps": None if sought else run_plan.schedule.warmup_steps,
+                    "peak_lr": None if sought else cell.recipe.peak_lr,
+                    "trials": len(names),
                     "to_run": len(own),
                     "seconds": None if predicted.seconds is None else sum(predicted.of_trial[name] for name in own),
                     "bytes": sum(footprints[name].at_end for name in own) if footprints.keys() >= {*own} else None,

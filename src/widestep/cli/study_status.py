@@ -6,10 +6,12 @@ from pathlib import Path
 
 from widestep.cli.progress import name_of, say
 from widestep.cli.study_looks import look_lines
+from widestep.cli.study_search import search_lines
 from widestep.plan.plain import plain
 from widestep.study.audit import audit, recipe_key
 from widestep.study.coincidence import Statement
 from widestep.study.progress import TrialProgress, bytes_to_audit, progress_of
+from widestep.study.searching import summaries
 from widestep.study.store import StudyStore, TrialState
 
 _MOST_SAID = 5
@@ -45,8 +47,8 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
             print(_line(row))
         counts = {status: sum(state.status == status for state in states) for status in {state.status for state in states}}
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-        for line in look_lines(store.looks()):
-            print(line)
+        for line in [*look_lines(store.looks()), *search_lines(summaries(store))]:
+            print(plain(line))
     if large:
         say("audit      is left to the report: the ledgers of this study are large")
     say_audit(found)
@@ -88,7 +90,7 @@ def say_audit(found: Sequence[Statement]) -> None:
 def exit_code_of(states: Sequence[TrialState], is_concluded: bool) -> int:
     """Say which trials failed and return the exit code of a study: 0 all complete, 75 some left, 1 some failed.
 
-    A study that runs until decided has some left until it `is_concluded`.
+    A study that searches or runs until decided has some left until it `is_concluded`.
     """
     failed = [state for state in states if state.status == "failed"]
     for state in failed[:_MOST_SAID]:

@@ -37,7 +37,8 @@ def work(directory: Path, *, jobs: int | None = None) -> int:
             f"--jobs starts 1 or more workers in one process. It is {jobs}, in {launch.num_processes} process(es); leave it "
             "out where processes compute together."
         )
-    if launch.num_processes == 1 and not store.doubtful() and not any(state.runnable for state in store.states()):
+    idle = not store.doubtful() and not any(state.runnable for state in store.states())
+    if launch.num_processes == 1 and idle and store.searched.is_over():
         return 0  # before anything is loaded: one of many tasks of an array, perhaps, that came late
     if jobs is None:
         return _work(store, launch)
@@ -48,6 +49,8 @@ def work(directory: Path, *, jobs: int | None = None) -> int:
 
 def _work(store: StudyStore, launch: Launch) -> int:
     from widestep.cli.console import SilentWatcher
+    from widestep.cli.study_pruning import train_or_prune
+    from widestep.study.searching import Giving
     from widestep.study.work import execution_of
     from widestep.study.work import work as work_on
     from widestep.train.loop import train
@@ -64,7 +67,11 @@ def _work(store: StudyStore, launch: Launch) -> int:
         def execute(trials: Sequence[Trial]) -> None:
             if log and world.is_first:
                 note_log(store.directory, [trial.fingerprint for trial in trials], log)
-            train([store.run(trial) for trial in trials], execution, world, SilentWatcher(), stop)
+            giving = Giving(store, list(trials))
+            if giving:
+                train_or_prune(store, giving, trials, execution, world, stop)
+            else:
+                train([store.run(trial) for trial in trials], execution, world, SilentWatcher(), stop)
 
         work_on(store, execute, world)
     return 0

@@ -23,6 +23,7 @@ from widestep.report.plotted import FigureData
 from widestep.report.poster import poster, poster_record, summary_record
 from widestep.report.results import Diverged, Missing, SeedRun, StudyResults, read_study
 from widestep.report.runs import LEVEL, audit_runs, read_runs, run_figures, run_groups, run_page
+from widestep.report.searches import search_csv, search_records
 from widestep.report.sections import study_page
 from widestep.report.sequential import saved_words, sequential_records
 from widestep.report.slope import warmup_slopes
@@ -82,12 +83,15 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
             *slopes,
             *audit_records(audited),
             *sequential_records(results),
+            *search_records(results.searches),
         ],
         "cost.json": cost.record(),
         "summary.json": summary_record(results, read_text(study_directory / "study.toml")),
     }
     for name, value in files.items():
         write_json(out / name, value)
+    if results.searches:
+        write_atomically(out / "search.csv", search_csv(results.searches))
     if with_poster:
         _write_poster(out, results, findings, [block.data for block in figures], files)
     return ReportSummary(

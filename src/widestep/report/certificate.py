@@ -124,8 +124,9 @@ def _check_sides(baseline: Side, candidate: Side) -> None:
 def _check_nothing_left_out(results: StudyResults, sides: list[Side]) -> None:
     """Refuse when runs of a side lie in the directory with seeds that the study no longer has: they may be the bad ones."""
     keys = {recipe_key(side.recipe): plain(side.name) for side in sides}
+    known = {*results.outcomes, *(name for search in results.searches for name in search.trials)}
     for path in sorted((results.directory / "trials").glob("*/recipe.toml")):
-        if path.parent.name in results.outcomes or not (path.parent / "result.json").exists():
+        if path.parent.name in known or not (path.parent / "result.json").exists():
             continue
         recipe = load(str(path)).recipe
         if recipe_key(recipe) in keys:

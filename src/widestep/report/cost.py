@@ -100,6 +100,12 @@ def study_cost(results: StudyResults) -> StudyCost:
                     arms[arm] += cost
                     times += at
                     devices.update(dict.fromkeys(device))
+    for search in results.searches:
+        for name in search.trials:
+            cost, at, device = _run_cost(results.directory / "trials" / name)
+            arms[search.arm] += cost
+            times += at
+            devices.update(dict.fromkeys(device))
     return StudyCost(arms, list(devices), min(times, default=None), max(times, default=None))
 
 

@@ -68,7 +68,7 @@ def _series(cell: CellResults, x: list[float], values: Sequence[Sequence[float]]
 
 
 def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) -> FigureData:
-    axes, level = results.study.arms[spec.arm].axes, results.study.level
+    axes, level = results.study.axes(spec.arm), results.study.level
     numbers = [setting_number(cell, next(iter(axes))) if len(axes) == 1 else None for cell in cells]
     numeric = None not in numbers and len(set(numbers)) == len(cells) > 1
     positions = [float(number or 0) for number in numbers] if numeric else [float(index) for index in range(len(cells))]

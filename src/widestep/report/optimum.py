@@ -38,7 +38,7 @@ def warmup_groups(results: StudyResults) -> list[tuple[str, str, list[CellResult
     """Return (arm, label, cells) of every arm with a warmup axis, one for each combination of its other axes."""
     found = []
     for arm, cells in results.arms.items():
-        axes = results.study.arms[arm].axes
+        axes = results.study.axes(arm)
         if len(axes.get("warmup", [])) < 2:
             continue
         groups: dict[str, list[CellResults]] = {}

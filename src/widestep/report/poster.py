@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import widestep
@@ -108,6 +108,8 @@ class Facts:
 def summary_record(results: StudyResults, study_text: str) -> dict[str, Any]:
     """Return the study in numbers, for summary.json."""
     study = results.study
+    brief = [{name: value for name, value in asdict(one).items() if name != "tried"} for one in results.searches]
+    searched = {"searches": brief} if brief else {}
     return {
         "study": study.name,
         "study_sha256": hashlib.sha256(study_text.encode()).hexdigest(),
@@ -123,7 +125,7 @@ def summary_record(results: StudyResults, study_text: str) -> dict[str, Any]:
         "collapse_below": study.collapse_below,
         "environment": results.environment,
         "widestep": widestep.__version__,
-    }
+    } | searched
 
 
 def poster(

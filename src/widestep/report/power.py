@@ -152,7 +152,7 @@ def _claim_power(study: Study, name: str, claim: Claim, spread: Spread | None) -
 
 def _others(study: Study, claim: Claim) -> Sequence[Any]:
     """Return the values of the axis that a claim compares with one: all others, or the candidates."""
-    values: list[Any] = study.arms[claim.arms[0]].axes[claim.axis]
+    values: list[Any] = study.axes(claim.arms[0])[claim.axis]
     if claim.test == "worst":
         return values[1:]
     return values[1:-1] or values[:1] if claim.test == "too-long" else values[:1]

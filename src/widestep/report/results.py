@@ -18,13 +18,14 @@ from widestep.plan.duration import Duration
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.plain import plain
 from widestep.plan.recipe import Recipe
-from widestep.plan.settings_file import read_text
 from widestep.records.reading import read_record
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.study.amendments import Amendment, read_amendments
+from widestep.study.searching import SearchSummary, summaries
 from widestep.study.sequential import Look, num_runs, read_looks, wanted_seeds
-from widestep.study.study import Cell, Study, parse
+from widestep.study.store import StudyStore
+from widestep.study.study import Cell, Study
 
 _MOST_EPOCHS = 1e12
 
@@ -139,6 +140,8 @@ class StudyResults:
     """What was changed in the definition after trials had an outcome."""
     looks: list[Look] = field(default_factory=list)
     """Looks taken so far, when the study runs until decided."""
+    searches: list[SearchSummary] = field(default_factory=list)
+    """What the searches of the study have tried and found so far."""
 
     @property
     def num_wanted(self) -> int:
@@ -177,15 +180,20 @@ def read_study(directory: Path) -> StudyResults:
     path = directory / "study.toml"
     if not path.is_file():
         raise UsageError(f"A study directory holds study.toml. {directory} does not; give the directory of a study.")
-    study = parse(read_text(path), "study.toml")
+    store = StudyStore.open(directory)
+    study = store.study
     looks = read_looks(directory, study)
     outcomes: dict[str, Outcome] = {}
     arms: dict[str, list[CellResults]] = {}
     for arm in study.arms:
         arms[arm] = []
         for cell in study.cells(arm):
-            found, wanted = {}, set(wanted_seeds(study, looks, cell))
+            found: dict[int, Outcome] = {}
+            wanted = set(wanted_seeds(study, looks, cell))
             for seed in study.seeds:
+                if cell.is_open:
+                    found[seed] = Missing(f"waits for what arm {plain(study.arms[arm].from_search or arm)} searches")
+                    continue
                 recipe = cell.recipe.model_copy(update={"seed": seed})
                 name = recipe.fingerprint
                 if name not in outcomes:
@@ -193,7 +201,8 @@ def read_study(directory: Path) -> StudyResults:
                 found[seed] = outcomes[name]
             arms[arm].append(CellResults(cell, found, study.collapse_below))
     trials = [directory / "trials" / name for name, outcome in outcomes.items() if isinstance(outcome, (SeedRun, Diverged))]
-    return StudyResults(study, directory, arms, outcomes, read_environments(trials), read_amendments(directory), looks)
+    facts, amendments = read_environments(trials), read_amendments(directory)
+    return StudyResults(study, directory, arms, outcomes, facts, amendments, looks, summaries(store))
 
 
 def _read_trial(directory: Path, recipe: Recipe) -> Outcome:

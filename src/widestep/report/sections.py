@@ -12,6 +12,7 @@ from widestep.report.figures import curve
 from widestep.report.optimum import BestWarmup
 from widestep.report.page import FigureBlock, Page, Table, interval_text, p_text, signed
 from widestep.report.results import CellResults, Diverged, Missing, Outcome, SeedRun, Spared, StudyResults
+from widestep.report.searches import search_table
 from widestep.report.sequential import look_method, look_notices, look_table
 from widestep.report.slope import WarmupSlope, warmup_slopes
 from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, mean_interval
@@ -35,9 +36,12 @@ def study_page(
     said = ", ".join(
         f"{verdicts.count(word)} {word}" for word in ("supported", "contradicted", "undecided") if word in verdicts
     )
-    tables = [look_table(results), _warmup_table(warmups, level), _slope_table(warmup_slopes(results), level)]
     is_sequential = results.study.sequential is not None
-    tables += [
+    tables = [
+        look_table(results),
+        search_table(results.searches),
+        _warmup_table(warmups, level),
+        _slope_table(warmup_slopes(results), level),
         _comparison_table(findings, is_sequential=is_sequential),
         _cell_table(results),
         *more,
@@ -264,7 +268,7 @@ def _varied(results: StudyResults) -> list[str]:
     study = results.study
     names: dict[str, None] = {}
     for arm in study.arms.values():
-        names.update(dict.fromkeys((*arm.axes, *arm.set)))
+        names.update(dict.fromkeys((*arm.axes, *arm.set, *(arm.search.over if arm.search else ()))))
     return list(names)
 
 

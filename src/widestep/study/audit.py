@@ -134,7 +134,7 @@ def audit(store: StudyStore) -> Audit:
 
 def _cases(study: Study) -> list[tuple[Case, Cell]]:
     """Return the settings of a study in order, still without runs."""
-    cells = [cell for arm in study.arms for cell in study.cells(arm)]
+    cells = [cell for arm in study.arms for cell in study.cells(arm) if not cell.is_open]
     return [(Case(cell.arm, cell.label if cell.settings else "", cell.recipe, {}), cell) for cell in cells]
 
 
@@ -201,7 +201,10 @@ def planned(study: Study, plans: Mapping[str, RunPlan]) -> list[Statement]:
 
 def ineffective(study: Study) -> list[Statement]:
     """Say which values the recipes of a study set without effect: wherever they are set, or in all settings of an arm."""
-    found = {arm: [(cell.recipe, without_effect(cell.recipe)) for cell in study.cells(arm)] for arm in study.arms}
+    found = {
+        arm: [(cell.recipe, without_effect(cell.recipe)) for cell in study.cells(arm) if not cell.is_open]
+        for arm in study.arms
+    }
     said = _ineffective([one for cells in found.values() for one in cells], "wherever it is set")
     named = {name for one in said for name in one.fields}
     for arm, spec in study.arms.items():

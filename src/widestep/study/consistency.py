@@ -9,6 +9,7 @@ from widestep.plan.duration import Duration
 from widestep.plan.fields import Conflict, Misfit, Problem, perhaps, shown
 from widestep.plan.grid import WorkerGrid
 from widestep.plan.settings_file import KeyPath, SettingsFile
+from widestep.study.search import check_corners, check_from_search, check_search
 
 if TYPE_CHECKING:
     from widestep.study.study import Arm, Cell, Claim, Study
@@ -31,7 +32,7 @@ def check_study(study: "Study") -> None:
         raise Conflict(("seeds",), f"The seeds of a study are different numbers of at least 0. Got {shown(study.seeds)}.")
     for arm, spec in study.arms.items():
         _check_arm(study, arm, spec)
-    num_runs = len(study.seeds) * sum(math.prod(map(len, spec.axes.values())) for spec in study.arms.values())
+    num_runs = sum(_num_runs(study, arm) for arm in study.arms)
     if num_runs > MOST_RUNS:
         raise Conflict(
             ("arms", "seeds"), f"A study has at most {MOST_RUNS:,} runs. Arms and seeds make {num_runs:.6g}; divide it."
@@ -45,6 +46,12 @@ def check_study(study: "Study") -> None:
         if arm not in study.arms:
             known = ", ".join(study.arms)
             raise Conflict((place,), f"The {user} is about arm '{arm}', but the arms are {known}.{perhaps(arm, study.arms)}")
+        if study.arms[arm].search is not None:
+            raise Conflict(
+                (place,),
+                f"The {user} is about arm '{arm}', which searches. Make an arm with from_search = \"{arm}\", which runs "
+                "what it finds with the study's seeds, and name that.",
+            )
     for name, claim in study.claims.items():
         _check_claim(study, name, claim)
     numbers = [figure.number for figure in study.figures]
@@ -52,7 +59,17 @@ def check_study(study: "Study") -> None:
         raise Conflict(("figures",), f"The figures of a study have different numbers. Got {shown(numbers)}.")
 
 
+def _num_runs(study: "Study", arm: str) -> int:
+    """Return how many runs an arm has, at most."""
+    search, num_cells = study.arms[arm].search, math.prod(map(len, study.axes(arm).values()))
+    return num_cells * (len(study.seeds) if search is None else search.num_trials * len(search.seeds))
+
+
 def _check_arm(study: "Study", arm: str, spec: "Arm") -> None:
+    if spec.search is not None:
+        check_search(study, arm, spec.search)
+    if spec.from_search is not None:
+        check_from_search(study, arm, spec.from_search)
     if "seed" in {*study.set, *spec.set, *spec.axes}:
         raise Conflict(
             (("arms", arm), "seeds"),
@@ -73,7 +90,7 @@ def _check_arm(study: "Study", arm: str, spec: "Arm") -> None:
 def _check_claim(study: "Study", name: str, claim: "Claim") -> None:
     place: KeyPath = ("claims", name)
     for arm in claim.arms:
-        axes = study.arms[arm].axes
+        axes = study.axes(arm)
         values = axes.get(claim.axis, [])
         if len(values) < 2:
             raise Conflict(
@@ -135,13 +152,17 @@ def _checked_cells(study: "Study", arm: str, what: str, file: SettingsFile | Non
         if file is None:
             return None
         places: list[KeyPath] = [(*table, *path) for table in (("arms", arm, "axes"), ("arms", arm, "set"), ("set",))]
+        places.append(("arms", arm, "search", "over", *path))
         return next((file.line(place) for place in places if file.holds(place)), None)
 
     before, spec = f"Arm {arm} of study {study.name}: ", study.arms[arm]
     try:
-        cells = study.cells(arm)
-        for cell in cells if is_new else ():
-            check_given(cell.recipe, {*study.set, *spec.set, *spec.axes})
+        cells = study.bases(arm)
+        given, checked = {*study.set, *spec.set, *spec.axes}, [cell.recipe for cell in cells]
+        if spec.search is not None:
+            given, checked = given | {*spec.search.over}, [one for cell in cells for one in check_corners(cell, spec.search)]
+        for recipe in checked if is_new else ():
+            check_given(recipe, given)
     except Misfit as error:
         raise Misfit(error.problems, f"recipe of {what}", line, before=before) from None
     except Conflict as error:

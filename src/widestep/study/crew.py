@@ -12,6 +12,7 @@ from types import FrameType
 
 from widestep.errors import Stopped, WorkerLost
 from widestep.plan.runplan import RunPlan
+from widestep.study.estimate import plans
 from widestep.study.store import StudyStore, TrialState
 from widestep.study.study import Trial
 from widestep.workers.launched import attached_environment
@@ -45,10 +46,10 @@ class StudyProgress:
 class ProgressMeter:
     """Reads a study's progress from the trials' epochs, remembering what is finished."""
 
-    def __init__(self, store: StudyStore, plans: Mapping[str, RunPlan]) -> None:
+    def __init__(self, store: StudyStore, known: Mapping[str, RunPlan]) -> None:
         self.store = store
-        self.plans = plans
-        self._sizes = {name: (plan.total_images, plan.num_evaluations) for name, plan in plans.items()}
+        self.plans = dict(known)
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._finished: dict[str, TrialState] = {}
 
     def read(self) -> StudyProgress:
@@ -57,6 +58,7 @@ class ProgressMeter:
         states, shares = [], {}
         counts = {"running": 0, "failed": 0}
         trials = self.store.trials
+        self._measure(trials)
         for trial in trials:
             images, evaluations = self._sizes[trial.fingerprint]
             state = self._finished.get(trial.fingerprint) or self.store.state(trial)
@@ -71,9 +73,16 @@ class ProgressMeter:
                 done += images * share
                 if state.status == "running":
                     shares[trial.fingerprint] = share
-        total = sum(self._sizes[trial.fingerprint][0] for trial in trials)
+        total = sum(self._sizes[trial.fingerprint][0] for trial in trials) or 1
         num_running, num_failed = counts["running"], counts["failed"]
         return StudyProgress(len(trials), len(self._finished), num_running, num_failed, done / total, tuple(states), shares)
+
+    def _measure(self, trials: Sequence[Trial]) -> None:
+        """Plan trials that were not known before: those that a search has proposed since."""
+        if new := [trial for trial in trials if trial.fingerprint not in self.plans]:
+            self.plans.update(plans(new))
+        for name in [trial.fingerprint for trial in trials if trial.fingerprint not in self._sizes]:
+            self._sizes[name] = self.plans[name].total_images, self.plans[name].num_evaluations
 
 
 def _evaluations_done(directory: Path) -> int:

@@ -17,10 +17,12 @@ from widestep.records.run import Run
 from widestep.study.amendments import amendment, changed_question, write_amendment
 from widestep.study.claims import Claims
 from widestep.study.cluster import log_of
+from widestep.study.pruning import read_pruned
+from widestep.study.searched import Searched
 from widestep.study.sequential import Look, check_same_design, is_concluded, num_wanted, read_looks, wanted_seeds
 from widestep.study.study import Cell, Study, Trial, parse, to_toml
 
-TrialStatus = Literal["missing", "running", "complete", "diverged", "failed", "stopped"]
+TrialStatus = Literal["missing", "running", "complete", "diverged", "pruned", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class TrialState:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial has an outcome (complete or diverged): it is never run again."""
-        return self.status in ("complete", "diverged")
+        """Whether the trial has an outcome (complete, diverged, or given up by a search): it is never run again."""
+        return self.status in ("complete", "diverged", "pruned")
 
     @property
     def runnable(self) -> bool:
@@ -64,11 +66,18 @@ class TrialState:
 
 
 class StudyStore:
-    """The directory of a study: study.toml, trials/FINGERPRINT/, claims/, looks/, status.csv, report/."""
+    """The directory of a study: study.toml, trials/FINGERPRINT/, claims/, looks/, search/, status.csv, report/.
 
-    def __init__(self, directory: Path, study: Study) -> None:
+    Parameters
+    ----------
+    whole
+        Whether trials that searches will propose count as well, by stand-ins: for a plan, never to be run.
+    """
+
+    def __init__(self, directory: Path, study: Study, *, whole: bool = False) -> None:
         self.directory = directory
-        self.study = study
+        self._whole = whole
+        self.searched = Searched(directory, study)
         self._claims = Claims(directory / "claims")
         self._all = study.trials()
         cells = [cell for arm in study.arms for cell in study.cells(arm)] if study.sequential else []
@@ -96,6 +105,7 @@ class StudyStore:
             num_finished = len(list((directory / "trials").glob("*/result.json")))
             store._check_same(old, num_finished)
             check_same_design(directory, old, study)
+            store.searched.check_same()
             if old == study:
                 return store
             if num_finished and (found := amendment(old, study, num_finished)):
@@ -134,8 +144,18 @@ class StudyStore:
             )
 
     @property
+    def study(self) -> Study:
+        """The study, with the settings that its searches have found so far."""
+        return self.searched.study
+
+    @property
     def trials(self) -> list[Trial]:
-        """The trials that are wanted: all, or of a study that runs until decided those that its looks ask for so far."""
+        """The trials that are wanted: all, or of a study that runs until decided those that its looks ask for so far.
+
+        Where a study searches, those proposed so far, and once a search is over those of what it found.
+        """
+        if self.searched.arms:
+            return self.searched.trials() + (self.searched.to_come() if self._whole else [])
         if self.study.sequential is None:
             return self._all
         looks = self.looks()
@@ -149,7 +169,7 @@ class StudyStore:
 
     def is_concluded(self) -> bool:
         """Say whether the trials wanted now are all that there will be."""
-        return is_concluded(self.study, self.looks())
+        return self.searched.is_over() and is_concluded(self.study, self.looks())
 
     def seeds_of(self, cell: Cell) -> list[int]:
         """Return the seeds that a setting runs with so far."""
@@ -171,7 +191,8 @@ class StudyStore:
             result, status = self._outcome(trial)
         except StoreError as error:
             return TrialState(trial, "failed", directory, reason=str(error))
-        if result is not None:
+        pruned = None if held else read_pruned(directory)
+        if result is not None and pruned is None:
             return TrialState(trial, result.status, directory, result.val_accuracy, result.reason)
         if held:
             return TrialState(trial, "running", directory, reason=self._claims.elsewhere(trial.fingerprint))
@@ -180,6 +201,8 @@ class StudyStore:
     def _resting(self, trial: Trial, status: Status | None) -> TrialState:
         """Return the state of a trial without an outcome that nobody is working on."""
         directory = self.path(trial)
+        if (pruned := read_pruned(directory)) is not None:
+            return TrialState(trial, "pruned", directory, pruned.accuracy, pruned.words)
         if os.path.lexists(directory / "failure.json"):
             return TrialState(trial, "failed", directory, reason=_reason(directory / "failure.json"))
         return TrialState(trial, "missing" if status is None else "stopped", directory)

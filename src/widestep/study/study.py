@@ -17,6 +17,7 @@ from widestep.plan.fields import Fields, build, perhaps
 from widestep.plan.recipe import Recipe
 from widestep.plan.settings_file import SettingsFile, is_file, read_text
 from widestep.study.consistency import check_cells, check_study
+from widestep.study.search import Search
 from widestep.study.sequential import Sequential
 
 Settings = dict[str, Any]
@@ -37,6 +38,18 @@ class Arm(Fields):
     """Recipe fields that all runs of the arm share."""
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     """Recipe fields and the values each takes."""
+    search: Search | None = None
+    """Seek the best values of some fields for each combination of the axes, instead of running the study's seeds."""
+    from_search: str | None = None
+    """Arm whose search found the settings of this one: its axes, recipe and set, with the best values found, on the study's
+    seeds. `set` changes further fields."""
+
+
+class FoundArm(Arm):
+    """An arm whose search is over."""
+
+    found: list[Settings]
+    """The best settings of each combination of the axes, in order."""
 
 
 class Claim(Fields):
@@ -110,25 +123,41 @@ class Study(Fields):
         return self
 
     def cells(self, arm: str) -> "list[Cell]":
-        """Return the cells of an arm: every combination of its axes, without seeds."""
+        """Return the cells of an arm: every combination of its axes, without seeds; none while an arm only searches.
+
+        Those of an arm whose settings are still being searched are open: they lack what will be found.
+        """
+        return [] if self.arms[arm].search is not None else self.bases(arm)
+
+    def axes(self, arm: str) -> dict[str, list[Any]]:
+        """Return the axes of an arm, those of the arm that searched for it included."""
+        return self.arms[self.arms[arm].from_search or arm].axes
+
+    def bases(self, arm: str) -> "list[Cell]":
+        """Return every combination of an arm's axes as a cell; of an arm that searches, what it starts from."""
         spec = self.arms[arm]
-        base = recipes.load(spec.recipe or self.recipe).recipe
-        shared = {**self.set, **spec.set}
+        source = self.arms[spec.from_search or arm]
+        base = recipes.load(source.recipe or self.recipe).recipe
+        shared = {**self.set, **source.set, **spec.set}
+        combinations = [dict(zip(source.axes, one, strict=True)) for one in itertools.product(*source.axes.values())]
+        found = spec.found if isinstance(spec, FoundArm) else [{}] * len(combinations)
+        is_open = spec.from_search is not None and not isinstance(spec, FoundArm)
         cells = []
-        for combination in itertools.product(*spec.axes.values()):
-            settings = dict(zip(spec.axes, combination, strict=True))
-            cells.append(Cell(arm, settings, recipes.changed(base, {**shared, **settings}, typed=True)))
+        for combination, best in zip(combinations, found, strict=True):
+            settings = {**combination, **best}
+            recipe = recipes.changed(base, {**shared, **settings}, typed=True)
+            cells.append(Cell(arm, settings, recipe, is_open))
         return cells
 
     def trials(self) -> "list[Trial]":
         """Return every run of the study once, in the order of arms, cells and seeds.
 
-        Two arms that contain the same recipe share the trial.
+        Two arms that contain the same recipe share the trial. Runs of searches, and of open cells, are not among them.
         """
         found: dict[str, Trial] = {}
         for arm in self.arms:
             for cell in self.cells(arm):
-                for seed in self.seeds:
+                for seed in () if cell.is_open else self.seeds:
                     recipe = cell.recipe.model_copy(update={"seed": seed})
                     found.setdefault(recipe.fingerprint, Trial(recipe, arm, cell.settings, seed))
         return list(found.values())
@@ -141,6 +170,8 @@ class Cell:
     arm: str
     settings: Settings
     recipe: Recipe
+    is_open: bool = False
+    """Whether it waits for what a search finds."""
 
     def fingerprint(self, seed: int) -> str:
         """Return the fingerprint of the cell's trial with a seed."""
@@ -231,6 +262,12 @@ def changed(
         raise UsageError(
             f"A study that runs until decided has claims. Study {study.name} has none; leave out --until decided."
         )
+    searching = [name for name, arm in study.arms.items() if arm.search is not None]
+    if is_sequential and searching:
+        raise UsageError(
+            f"A study that runs until decided knows its settings before it runs. Arm {searching[0]} of study {study.name} "
+            "searches for them; leave out --until decided."
+        )
     update: dict[str, Any] = {"sequential": (study.sequential or Sequential()) if is_sequential else None}
     if seeds is not None:
         update["seeds"] = study.seeds[:seeds]
@@ -247,7 +284,7 @@ def _shared(study: Study, settings: Mapping[str, str]) -> Settings:
         raise UsageError(f"Every cell runs with the study's seeds: {study.seeds}. --seed cannot be given; choose --seeds.")
     for arm, spec in study.arms.items():
         for name in settings:
-            if name in spec.set or name in spec.axes:
+            if name in spec.set or name in spec.axes or (spec.search is not None and name in spec.search.over):
                 raise UsageError(
                     f"What is changed in every run must be left open by every arm. Arm {arm} of study {study.name} decides "
                     f"{name} itself; edit a copy of the study's file."

@@ -10,6 +10,7 @@ from widestep.errors import DirectoryInUse, Stopped, WidestepError, WorkerLost
 from widestep.plan.cadence import Cadence
 from widestep.plan.execution import Execution
 from widestep.records.saved import saved_steps
+from widestep.study.searching import extend, may_extend
 from widestep.study.store import StudyStore
 from widestep.study.study import Trial
 
@@ -120,9 +121,16 @@ class _Worker:
         """Return the trials to run next, on every process the same."""
         claimed: list[Trial] = []
         if self._company.is_first:
-            while not (claimed := self._claimed()) and self._store.doubtful():
-                time.sleep(_DOUBT_SECONDS)
+            while not (claimed := self._claimed()) and (extend(self._store) or self._must_wait()):
+                pass
         return self._named(self._company.broadcast_json([trial.fingerprint for trial in claimed]))
+
+    def _must_wait(self) -> bool:
+        """Wait a moment for what others are at, if that may leave something to do; say whether it may."""
+        if not self._store.doubtful() and not may_extend(self._store):
+            return False
+        time.sleep(_DOUBT_SECONDS)
+        return True
 
     def _claimed(self) -> list[Trial]:
         states = self._store.states()
