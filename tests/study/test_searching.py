@@ -9,6 +9,7 @@ import pytest
 
 from widestep.errors import EnvironmentFault, UsageError
 from widestep.study import sampling
+from widestep.study.crew import ProgressMeter
 from widestep.study.searching import Giving, attempts, extend, may_extend, summaries
 from widestep.study.store import StudyStore
 from widestep.study.study import parse
@@ -259,7 +260,7 @@ def test_a_run_that_came_to_its_end_with_others_stays_given_up(life, fake):
 
 def test_a_search_that_has_begun_cannot_be_changed(life):
     life("s", text=TEXT.replace("num_trials = 20", "num_trials = 4"))
-    with pytest.raises(UsageError, match="Arm tune has proposals in .* and was changed since"):
+    with pytest.raises(UsageError, match=r"Arm tune has proposals in .* and was changed since"):
         life.begin("s")
 
 
@@ -274,3 +275,16 @@ def test_without_optuna_it_says_so(life, monkeypatch):
     monkeypatch.setattr(sampling, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault, match=r"pip install 'widestep\[search\]'"):
         extend(life.begin("s"))
+
+
+def test_progress_counts_what_may_be_proposed(life, fake):
+    """20 settings of two combinations and two seeds for each of the best: 44 trials of as many images each."""
+    store = life.begin("s")
+    meter = ProgressMeter(store, {})
+    extend(store)
+    for trial in store.trials[:4]:
+        fake.finish(store.run(trial))
+    found = meter.read()
+    assert (found.num_trials, found.num_finished, len(found.coming), found.share) == (44, 4, 36, pytest.approx(4 / 44))
+    found = ProgressMeter(life("s"), {}).read()
+    assert (found.num_trials, found.num_finished, found.coming, found.share) == (44, 44, [], 1.0)

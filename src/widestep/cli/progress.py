@@ -81,7 +81,7 @@ class ProgressView:
 
     def _left(self, now: float) -> float | None:
         free = [state.trial for state in self._progress.states if state.runnable]
-        return self._remaining.seconds(stacks(free, self._meter.store), now)
+        return self._remaining.seconds(stacks([*free, *self._progress.coming], self._meter.store), now)
 
     def _fields(self, now: float) -> list[Field]:
         progress = self._progress

@@ -25,9 +25,9 @@ def search_table(searches: Sequence[SearchSummary]) -> Table:
     ]
     words = (
         "Settings tried for each combination, and the best by final validation accuracy (mean over seeds of its own, "
-        "none of the study's). The accuracy of the best of many is flattering: what it is worth is told by the arm that runs "
-        "it with the study's seeds. Given up: below the median of earlier runs at the same epoch. Where the best lies at an "
-        "end of what was allowed, a better one may lie beyond. search.csv has every try."
+        "none of the study's). The accuracy of the best of many is flattering: what it is worth is told by the arm that "
+        "runs it with the study's seeds. Given up: below the median of earlier runs at the same epoch. Where the best lies "
+        "at an end of what was allowed, a better one may lie beyond. search.csv has every try."
     )
     headers = ["arm", "combination", "best", "accuracy %", "tried", "given up", "diverged"]
     return Table("Search", headers, rows, words, first_number=3)

@@ -30,6 +30,8 @@ class StudyProgress:
         Of all training images of the study, in [0, 1].
     states
         Of all trials, when they were read.
+    coming
+        Stand-ins for those that searches have not proposed yet, at most; they count as trials.
     shares
         Of themselves, in [0, 1], that running trials have behind them; by fingerprint.
     """
@@ -40,6 +42,7 @@ class StudyProgress:
     num_failed: int
     share: float
     states: Sequence[TrialState] = field(default=(), compare=False)
+    coming: Sequence[Trial] = field(default=(), compare=False)
     shares: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -57,8 +60,8 @@ class ProgressMeter:
         done = 0.0
         states, shares = [], {}
         counts = {"running": 0, "failed": 0}
-        trials = self.store.trials
-        self._measure(trials)
+        trials, coming = self.store.trials, self.store.searched.to_come()
+        self._measure([*trials, *coming])
         for trial in trials:
             images, evaluations = self._sizes[trial.fingerprint]
             state = self._finished.get(trial.fingerprint) or self.store.state(trial)
@@ -73,9 +76,10 @@ class ProgressMeter:
                 done += images * share
                 if state.status == "running":
                     shares[trial.fingerprint] = share
-        total = sum(self._sizes[trial.fingerprint][0] for trial in trials) or 1
+        total = sum(self._sizes[trial.fingerprint][0] for trial in (*trials, *coming))
+        num_trials, num_finished, share = len(trials) + len(coming), len(self._finished), done / total
         num_running, num_failed = counts["running"], counts["failed"]
-        return StudyProgress(len(trials), len(self._finished), num_running, num_failed, done / total, tuple(states), shares)
+        return StudyProgress(num_trials, num_finished, num_running, num_failed, share, tuple(states), coming, shares)
 
     def _measure(self, trials: Sequence[Trial]) -> None:
         """Plan trials that were not known before: those that a search has proposed since."""
