@@ -140,6 +140,22 @@ def test_the_report_tells_of_the_search(life, empty):
     assert [each["settings"] for each in summary["searches"]] == [{"grid": "4x1x8"}, {"grid": "40x1x8"}]
 
 
+def test_the_search_is_part_of_the_cost(life, empty, say):
+    life("--no-report")
+    store = StudyStore.open(empty / "d")
+    for trial in store.trials:
+        spent = {"time": "2026-01-01T00:00:00+00:00", "seconds": 10.0 if trial.arm == "tune" else 1.0}
+        events = [{"event": "started"} | spent, {"event": "complete", "processes": 1, "runs": 1} | spent]
+        (store.path(trial) / "history.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    say("report d")
+    arms = json.loads((empty / "d/report/cost.json").read_text())["arms"]
+    assert [(arms[name]["num_runs"], arms[name]["device_seconds"]) for name in ("tune", "tuned", "usual")] == [
+        (12, 120.0),
+        (6, 6.0),
+        (6, 6.0),
+    ]
+
+
 def test_a_killed_study_searches_the_same(life, empty):
     life("--no-report", directory="undisturbed")
     executed, life.executed = life.executed, Counter()

@@ -222,6 +222,8 @@ def test_what_is_hopeless_is_given_up(life, fake):
     assert (why[0].epoch, why[0].num_runs) == (18, 4)
     assert why[0].median == pytest.approx(0.05 * 18)
     assert [Giving(store, first).why(trial, 36) for trial in first] == [None] * 4
+    curve(store.run(second[1]), *(0.051 * epoch for epoch in range(1, 36)), 0.0)
+    assert giving.why(second[1], 36) is None  # the last evaluation is the outcome
 
 
 def test_a_run_given_up_is_an_outcome_that_is_never_the_best(life, fake):
