@@ -9,7 +9,7 @@ from widestep.cli import study as study_command
 from widestep.cli import study_pruning
 from widestep.records.run import EPOCH_COLUMNS
 from widestep.study import sampling
-from widestep.study.searching import Giving
+from widestep.study.searching import Giving, extend
 from widestep.study.store import StudyStore
 from widestep.study.study import parse
 from widestep.study.work import execution_of, work
@@ -271,3 +271,14 @@ def test_a_real_stack_stops_when_all_of_it_is_given_up(empty, fake, rivals):
     assert [state.status for state in states] == ["pruned" if rival else "complete" for rival in rivals]
     num_rows = [len(store.run(trial).read_epochs()) for trial in stack]
     assert num_rows == ([2, 2] if all(rivals) else [4, 4])
+
+
+def test_what_workers_have_proposed_meanwhile_is_followed(empty, fake):
+    store = StudyStore.create(empty / "d", parse(TEXT))
+    assert study_command.search_on(store)
+    num_known = len(store.trials)
+    for trial in store.trials:
+        fake.finish(store.run(trial))
+    assert extend(store)
+    assert study_command.search_on(store, num_known)
+    assert not study_command.search_on(store, len(store.trials))

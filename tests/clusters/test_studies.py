@@ -227,3 +227,31 @@ def test_a_node_that_is_lost_costs_nothing_but_time(cluster, command, undisturbe
         cluster.start_node(number)
     assert child.returncode == 0, stderr
     assert weights(command.directory) == undisturbed
+
+
+SEARCH = (
+    STUDY.replace('axes = { warmup = ["0ep", "1ep"] }', 'from_search = "tune"').replace("EPOCHS", "6ep")
+    + """
+[arms.tune.search]
+over = { warmup = ["0ep", "4ep"], base_lr = [0.001, 0.1] }
+num_trials = 6
+seeds = [9]
+at_a_time = 2
+"""
+)
+
+
+def test_a_search_on_many_tasks_is_that_of_one_process(cluster, command, program, tmp_path):
+    (tmp_path / "local.toml").write_text(SEARCH)
+    done = program("study", "run", tmp_path / "local.toml", "--out", tmp_path / "local", "--jobs", "1", "--no-report")
+    assert done.code == 0, done.stderr
+    done = command.run(command.words(SEARCH, "max_running = 2\n"))
+    assert done.returncode == 0, done.err
+    assert command.statuses() == sorted(state.status for state in StudyStore.open(tmp_path / "local").states())
+    assert weights(command.directory) == weights(tmp_path / "local")
+    for path in (tmp_path / "local/search/tune").iterdir():
+        assert (command.directory / "search/tune" / path.name).read_text() == path.read_text()
+    assert {tuple(found) for found in events(command.directory).values()} <= {
+        ("started", "complete"),
+        ("started", "stopped"),
+    }

@@ -87,8 +87,9 @@ def run(
     if on != "local":
         done = goes_on = True
         while done and goes_on:
+            num_known = len(store.trials)
             done = run_on_cluster(Campaign(store, scheduler_named(on), site), store, run_plans, submit_only=submit_only)
-            goes_on = done and (look_on(store) or search_on(store))
+            goes_on = done and (look_on(store) or search_on(store, num_known))
         return _conclude(store, None, report) if done else Stopped.exit_code
     return _go_on(store, run_plans, num_jobs, report, store.forget_failures())
 
@@ -146,14 +147,15 @@ def _go_on(store: StudyStore, run_plans: dict[str, RunPlan], num_jobs: int, repo
     while goes_on:
         run_plans |= plans([trial for trial in store.trials if trial.fingerprint not in run_plans])
         missing = [state.trial for state in store.states() if state.runnable or state.status == "running"]
-        most = len(store.searched.to_come()) + len(store.trials)
+        most = len(store.trials) + len(store.searched.to_come())
         so_far = "" if store.searched.is_over() else f" so far, at most {most}"
-        say(f"trials     {len(store.trials)}{so_far}, {len(missing)} to run{failed_before}")
+        num_known = len(store.trials)
+        say(f"trials     {num_known}{so_far}, {len(missing)} to run{failed_before}")
         if missing:
             predicted = estimate(store, run_plans, num_jobs)
             say(f"time       {duration(predicted.seconds)} with {num_jobs} at a time; basis: {predicted.basis}")
             stopped = _work(store, run_plans, num_jobs, predicted.seconds)
-        goes_on = stopped is None and (look_on(store) or search_on(store))
+        goes_on = stopped is None and (look_on(store) or search_on(store, num_known))
         failed_before = ""
     return _conclude(store, stopped, report)
 

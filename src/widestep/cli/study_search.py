@@ -7,21 +7,27 @@ from widestep.study.searching import SearchSummary, extend
 from widestep.study.store import StudyStore
 
 
-def search_on(store: StudyStore) -> bool:
+def search_on(store: StudyStore, num_known: int = 0) -> bool:
     """Take the searches of a study further, as far as outcomes allow; say whether there is more to run.
+
+    Parameters
+    ----------
+    num_known
+        Trials known when the work began that has ended. Workers propose, too, so there may be more by now.
 
     Raises
     ------
     EnvironmentFault
         When Optuna is not installed.
     """
-    if not store.searched.arms or store.searched.is_over():
+    if not store.searched.arms:
         return False
-    require_optuna()
-    further = False
-    while extend(store):
-        further = True
-    return further and any(state.runnable for state in store.states())
+    if not store.searched.is_over():
+        require_optuna()
+        while extend(store):
+            pass
+    states = store.states()
+    return len(states) > num_known and any(state.runnable or state.status == "running" for state in states)
 
 
 def search_lines(found: Sequence[SearchSummary]) -> list[str]:
