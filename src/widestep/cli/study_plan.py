@@ -86,8 +86,7 @@ def plan(
     site = site_settings(on, cluster, account, partition, time, jobs=jobs)
     if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise UsageError(f"A speed is a number of images a second above 0. --images-per-second is {images_per_second:g}.")
-    directory, wanted = wanted_study(study, out, seeds, fields, until)
-    store = StudyStore(directory, wanted, whole=True)
+    store = StudyStore(*wanted_study(study, out, seeds, fields, until), whole=True)
     num_jobs = num_jobs_of(store.study, jobs)
     facts = data_facts(store.trials)
     run_plans = plans(store.trials, facts)
@@ -103,7 +102,7 @@ def plan(
     rows = _plan_rows(store, {trial.fingerprint for trial in left}, run_plans, predicted, footprints)
     audited, power = [one.record() for one in planned(store.study, run_plans)], power_of(store, sd_from)
     looked = looks_planned(store.study)
-    scripts = {} if on == "local" else planned_scripts(StudyStore(directory, wanted), on, site)
+    scripts = {} if on == "local" else planned_scripts(store, on, site)
     if json:
         said: dict[str, object] = {"power": [one.record() for one in power]}
         said |= {"scripts": {str(path): text for path, text in scripts.items()}} if scripts else {}
