@@ -23,6 +23,7 @@ class Seen:
     def __init__(self, words, environment, columns, rows):
         self.screen = pyte.Screen(columns, rows)
         self._bytes = pyte.ByteStream(self.screen)
+        self._drawing = threading.Lock()
         self._ours, theirs = pty.openpty()
         self.resize(columns, rows)
         command = [sys.executable, "-m", "widestep", *map(str, words)]
@@ -35,7 +36,8 @@ class Seen:
 
     def resize(self, columns, rows):
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.screen.resize(rows, columns)
+        with self._drawing:
+            self.screen.resize(rows, columns)
 
     def _read(self):
         while True:
@@ -43,11 +45,13 @@ class Seen:
                 data = os.read(self._ours, 1 << 16)
             except OSError:  # nobody has the terminal any more
                 return
-            self._bytes.feed(data)
+            with self._drawing:
+                self._bytes.feed(data)
 
     @property
     def lines(self):
-        return [line.rstrip() for line in self.screen.display]
+        with self._drawing:
+            return [line.rstrip() for line in self.screen.display]
 
     def has(self, *words):
         text = "\n".join(self.lines)
@@ -94,13 +98,16 @@ def test_training_with_a_change_of_size_a_stop_and_ctrl_c(look, until, tmp_path)
     seen = look(*LONG, "--processes", 2, "--out", tmp_path / "run")
     until(lambda: seen.has("accuracy", "left", "2 processes:"), "the table is there")
     assert seen.has("widestep ", "model      digits-resnet", "files ")
-    lines = seen.lines
-    assert lines[-1].startswith("2 processes: ")
-    assert [line for line in lines if line.startswith("━")] == [lines[-6]]
-    assert not any("…" in line for line in lines[-6:])
+
+    def is_whole(num_rows):
+        """Seen between two frames: what is read while one arrives is half of it."""
+        lines = seen.lines
+        is_one = [line for line in lines if line.startswith("━")] == [lines[-num_rows]]
+        return is_one and lines[-1].startswith("2 processes: ") and not any("…" in line for line in lines[-6:])
+
+    until(lambda: is_whole(6), "it is the only one, and nothing is cut off")
     seen.resize(40, 24)
-    until(lambda: seen.lines[-1].startswith("2 processes: ") and seen.lines[-12].startswith("━"), "a column of values")
-    assert all(len(line) < 40 for line in seen.lines[-12:])
+    until(lambda: is_whole(12) and all(len(line) < 40 for line in seen.lines[-12:]), "a column of values")
     os.kill(seen.child.pid, signal.SIGTSTP)
     until(lambda: state(seen.child.pid) == "T", "it is stopped")
     until(lambda: is_tidy(seen), "the shell finds a clean terminal")
