@@ -69,12 +69,20 @@ def damage_result(**changes):
     return apply
 
 
+def fail(run, status):
+    (run / "STATUS").write_text(status)
+    (run / "result.json").unlink()
+    (run / "failure.json").write_text(json.dumps({"reason": "the model <b>\x1b[1m broke"}))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda run: (run / "STATUS").write_text("running\n"), "running"),
         (lambda run: (run / "STATUS").write_text("failed\n"), "failed"),
         (lambda run: (run / "STATUS").unlink(), "not started"),
+        (lambda run: fail(run, "failed\n"), "failed: the model <b> [1m broke"),
+        (lambda run: fail(run, ""), "failed: the model"),
         (lambda run: (run / "STATUS").write_bytes(b"\xff\xfe"), "decode"),
         (lambda run: (run / "result.json").unlink(), "absent"),
         (lambda run: (run / "result.json").write_text('{"status": "comp'), "damaged"),

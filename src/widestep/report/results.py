@@ -24,7 +24,7 @@ from widestep.records.run import Run
 from widestep.study.amendments import Amendment, read_amendments
 from widestep.study.searching import SearchSummary, summaries
 from widestep.study.sequential import Look, num_runs, read_looks, wanted_seeds
-from widestep.study.store import StudyStore
+from widestep.study.store import StudyStore, failure_reason
 from widestep.study.study import Cell, Study
 
 _MOST_EPOCHS = 1e12
@@ -212,7 +212,8 @@ def _read_trial(directory: Path, recipe: Recipe) -> Outcome:
     try:
         status = run.status()
         if status not in ("complete", "diverged"):
-            return Missing(plain(status or "not started"))
+            failure = directory / "failure.json"
+            return Missing(plain(f"failed: {failure_reason(failure)}" if failure.exists() else status or "not started"))
         result = run.result()
         if result is None:
             return Missing(f"{status}, but result.json is absent", is_damaged=True)

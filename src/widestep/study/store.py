@@ -204,7 +204,7 @@ class StudyStore:
         if (pruned := read_pruned(directory)) is not None:
             return TrialState(trial, "pruned", directory, pruned.accuracy, pruned.words)
         if os.path.lexists(directory / "failure.json"):
-            return TrialState(trial, "failed", directory, reason=_reason(directory / "failure.json"))
+            return TrialState(trial, "failed", directory, reason=failure_reason(directory / "failure.json"))
         return TrialState(trial, "missing" if status is None else "stopped", directory)
 
     def _outcome(self, trial: Trial) -> tuple[RunResult | None, Status | None]:
@@ -323,7 +323,8 @@ class StudyStore:
         return False
 
 
-def _reason(failure: Path) -> str:
+def failure_reason(failure: Path) -> str:
+    """Return why a trial failed, from its failure.json."""
     with suppress(StoreError, KeyError, TypeError):
         return str(read_record(failure, "why a trial failed")["reason"])  # type: ignore[index]
     return f"{failure} is damaged"
