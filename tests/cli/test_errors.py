@@ -45,7 +45,7 @@ NO_FOLDER = "--recipe poster --data folder:nowhere --grid 1x2x8"
         ("lr --grid", "--grid requires an argument."),
         ("lr --grid 4x1x8 --grid 4x1x8", "--grid specified multiple times."),
         ("lr --json=perhaps", "--json"),
-        ("lr more", "more"),
+        ("lr more", "Got 'more' besides; leave that out."),
         ("train --processes 0", "processes (in the execution): "),
         ("train --checkpoint-every soon", "A cadence is a number of seconds, steps or epochs: 60s, 200st or 1ep; or auto."),
         ("train --device gpu", "device (in the execution): "),

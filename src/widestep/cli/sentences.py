@@ -5,7 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnusedCliTokensError
 
 from widestep.errors import EnvironmentFault, Stopped, UsageError, WidestepError
 from widestep.workers.launched import Launch
@@ -41,6 +41,10 @@ def explaining(body: Body) -> Body:
 
 def explained(error: BaseException) -> tuple[int, str]:
     """Return exit code and sentence of an error; what no part of the program has explained is often the machine's."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        words = ", ".join(map(repr, error.unused_tokens))
+        sentence = f"A command takes only the words that its --help names. Got {words} besides; leave that out."
+        return UsageError.exit_code, sentence
     if isinstance(error, CycloptsError):
         return UsageError.exit_code, str(error).replace("Did you mean", "Perhaps you meant") + " See --help."
     if isinstance(error, WidestepError):
