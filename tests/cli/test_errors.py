@@ -96,7 +96,7 @@ def test_where_nothing_can_be_written(say, empty):
     (empty / "file").write_text("mine")
     found = say("study run --out file")
     assert (found.code, found.stdout) == (5, "")
-    assert found.stderr.startswith("widestep: file")
+    assert found.stderr == "widestep: A study is kept in a directory. file is none; choose another.\n"
 
 
 def test_a_directory_in_use(say, empty):

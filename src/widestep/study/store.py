@@ -99,7 +99,7 @@ class StudyStore:
             When the directory holds another study, or margin, level or declared claims were changed after the fact.
         """
         if directory.exists() and not directory.is_dir():
-            raise UsageError(f"A study is kept in a directory. {directory} is none; choose another.")
+            raise EnvironmentFault(f"A study is kept in a directory. {directory} is none; choose another.")
         store = cls(directory, study)
         path = directory / "study.toml"
         if path.exists():
