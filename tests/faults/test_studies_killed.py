@@ -128,7 +128,7 @@ def test_poisonous_cells_harm_no_other(begin, start, capsys):  # rows 78 and 95
     stdout, stderr = capsys.readouterr()
     assert code == 1
     assert "12 complete, 4 diverged, 8 failed" in stdout
-    assert stderr.count("failed     poison {'momentum': 0.2} seed ") == 4
+    assert stderr.count("failed     poison momentum 0.2 seed ") == 4
     assert "Traceback" not in stderr
     assert store.forget_failures() == 8
 
