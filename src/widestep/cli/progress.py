@@ -14,7 +14,7 @@ from widestep.cli.ticking import AwakeClock
 from widestep.plan.plain import plain
 from widestep.study.crew import ProgressMeter
 from widestep.study.remaining import StudyRemaining
-from widestep.study.study import Trial
+from widestep.study.study import Trial, in_words
 from widestep.study.work import stacks
 
 _LIVE_SECONDS = 1.0
@@ -132,8 +132,7 @@ class ProgressView:
 
 def name_of(trial: Trial) -> str:
     """Return the arm and the settings of a trial in words."""
-    settings = ", ".join(f"{name} {value}" for name, value in trial.settings.items())
-    return f"{trial.arm} {settings}".strip()
+    return f"{trial.arm} {in_words(trial.settings)}".strip()
 
 
 def _seeds(trials: Sequence[Trial]) -> str:

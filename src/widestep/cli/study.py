@@ -20,7 +20,7 @@ from widestep.study.crew import Crew, ProgressMeter
 from widestep.study.estimate import estimate, plans
 from widestep.study.searching import summaries
 from widestep.study.store import StudyStore
-from widestep.study.study import Trial
+from widestep.study.study import Trial, as_written
 
 
 def run(
@@ -175,7 +175,7 @@ def _status_csv(store: StudyStore) -> str:
     rows = []
     for state in store.states():
         trial = state.trial
-        settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
+        settings = as_written(trial.settings)
         rows.append([trial.fingerprint, trial.arm, settings, trial.seed, state.status, state.val_accuracy, state.reason])
     return csv_text(["fingerprint", "arm", "settings", "seed", "status", "val_accuracy", "reason"], rows)
 

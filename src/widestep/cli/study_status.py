@@ -13,6 +13,7 @@ from widestep.study.coincidence import Statement
 from widestep.study.progress import TrialProgress, bytes_to_audit, progress_of
 from widestep.study.searching import summaries
 from widestep.study.store import StudyStore, TrialState
+from widestep.study.study import as_written
 
 _MOST_SAID = 5
 _MOST_AUDITED = 16 << 20
@@ -57,10 +58,9 @@ def status(directory: Path = Path("studies/poster-digits"), *, json: bool = Fals
 
 def _line(row: TrialProgress) -> str:
     state = row.state
-    settings = ", ".join(f"{name}={value}" for name, value in state.trial.settings.items())
     since = f"since {row.since[:16].replace('T', ' ')}" if row.since and state.status == "running" else ""
     words = " ".join(filter(None, [str(row.log or state.job_log or state.directory), since, state.reason]))
-    place = f"seed {state.trial.seed:<4} {state.trial.arm:<14} {settings:<24}"
+    place = f"seed {state.trial.seed:<4} {state.trial.arm:<14} {as_written(state.trial.settings):<24}"
     return plain(f"{state.status:<9} {_how_far(row):>11} {place} {words}".rstrip())
 
 

@@ -1,12 +1,9 @@
 """A certificate as one self-contained page that prints on a sheet or two: in the style of a study's report."""
 
-from importlib import resources
+from functools import partial
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from widestep.report.page import interval_text, p_text, signed
+from widestep.report.page import along, template_and_style
 
 _WIDTH, _HEIGHT = 640.0, 84.0
 _AXIS = 52.0
@@ -14,11 +11,7 @@ _AXIS = 52.0
 
 def render(certificate: dict[str, Any]) -> str:
     """Return the certificate as HTML text; everything that comes from users is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(points=signed, p=p_text, interval=interval_text)
-    folder = resources.files("widestep.report")
-    template = environment.from_string(folder.joinpath("certificate.html").read_text(encoding="utf-8"))
-    style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))  # ours, not data
+    template, style = template_and_style("certificate.html")
     return template.render(one=certificate, found=certificate["statistics"], style=style, drawing=drawing(certificate))
 
 
@@ -28,8 +21,7 @@ def drawing(certificate: dict[str, Any]) -> dict[str, Any]:
     low, high = found["equivalence_interval"]
     reach = 1.15 * max(abs(low), abs(high), margin)
 
-    def place(value: float) -> str:
-        return f"{_WIDTH * (0.5 + 0.5 * value / reach):.1f}"
+    place = partial(along, _WIDTH, reach)
 
     return {
         "width": f"{_WIDTH:g}",

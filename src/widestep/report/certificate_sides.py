@@ -18,6 +18,7 @@ from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.records.weights import read_weights
 from widestep.report.results import CellResults, Missing, StudyResults
+from widestep.study.study import as_written
 
 FILES = (
     "recipe.toml",
@@ -84,7 +85,7 @@ class Side:
 
 def cell_name(cell: CellResults) -> str:
     """Return the name of a cell, for example `warmup-40[warmup=5ep]`; an arm of one cell has the arm's."""
-    settings = ", ".join(f"{name}={value}" for name, value in cell.cell.settings.items())
+    settings = as_written(cell.cell.settings)
     return f"{cell.cell.arm}[{settings}]" if settings else cell.cell.arm
 
 

@@ -9,6 +9,7 @@ from widestep.plan.duration import Duration
 from widestep.plan.plain import plain
 from widestep.report.results import CellResults, Diverged, SeedRun, StudyResults, setting_number
 from widestep.report.statistics import FEWEST_FOR_BOOTSTRAP, draws
+from widestep.study.study import in_words
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def warmup_groups(results: StudyResults) -> list[tuple[str, str, list[CellResult
             continue
         groups: dict[str, list[CellResults]] = {}
         for cell in cells:
-            others = ", ".join(f"{name} {value}" for name, value in cell.cell.settings.items() if name != "warmup")
+            others = in_words({name: value for name, value in cell.cell.settings.items() if name != "warmup"})
             groups.setdefault(others, []).append(cell)
         about = results.study.arms[arm].label or arm
         found += [(arm, plain(f"{about} ({others})" if others else about), group) for others, group in groups.items()]

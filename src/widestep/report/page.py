@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 import widestep
@@ -92,15 +93,25 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML text; the same page gives the same bytes."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(points=signed, p=p_text, code=coded, interval=interval_text)
-    folder = resources.files("widestep.report")
-    template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
-    style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))  # ours, not data
+    template, style = template_and_style("page.html")
     live = scripts([block.data for block in page.figures], page.arms) if page.figures else None
     shown = {block.data.claim: block.data.file_name for block in page.of_claims}
     values = {"page": page, "style": style, "live": live, "marks": _MARKS, "shown": shown, "forest": forest}
     return template.render(**values, version=widestep.__version__)
+
+
+def template_and_style(name: str) -> tuple[Template, Markup]:
+    """Return one of our templates, in which everything that comes from users is escaped, and the style of all pages."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(points=signed, p=p_text, code=coded, interval=interval_text)
+    folder = resources.files("widestep.report")
+    template = environment.from_string(folder.joinpath(name).read_text(encoding="utf-8"))
+    return template, Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))  # ours, not data
+
+
+def along(width: float, reach: float, value: float) -> str:
+    """Return the place of a value on an axis from -reach to reach that is drawn `width` pixels wide."""
+    return f"{width * (0.5 + 0.5 * value / reach):.1f}"
 
 
 def signed(value: float | None, decimals: int = 2) -> str:
@@ -149,8 +160,7 @@ def forest(finding: Finding) -> dict[str, Any] | None:
     low, high = finding.interval
     reach = 1.12 * max(abs(low), abs(high), margin, 1e-9)
 
-    def place(value: float) -> str:
-        return f"{_FOREST_WIDTH * (0.5 + 0.5 * value / reach):.1f}"
+    place = partial(along, _FOREST_WIDTH, reach)
 
     return {
         "width": f"{_FOREST_WIDTH:g}",

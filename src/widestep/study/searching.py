@@ -14,7 +14,7 @@ from widestep.study.sampling import Tried, ask
 from widestep.study.search import Settings, dimensions
 from widestep.study.searched import Proposal, SearchArm
 from widestep.study.store import StudyStore, TrialState
-from widestep.study.study import Cell, Trial
+from widestep.study.study import Cell, Trial, in_words
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class SearchSummary:
     @property
     def words(self) -> str:
         """The combination in words, or nothing where there is one only."""
-        return ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        return in_words(self.settings)
 
     @property
     def best_words(self) -> str:

@@ -96,12 +96,8 @@ class Slurm:
         When an answer was lost, the queue tells whether the job is there: it is not submitted twice.
         """
         words = ["sbatch", "--parsable", str(script)]
-        return self._commands.submitted(
-            words, script.parents[1], lambda text: text.split(";")[0].strip(), self._found(label)
-        )
-
-    def _found(self, label: str) -> list[str]:
-        return ["squeue", "--noheader", "--me", f"--name={label}", "--format=%F"]
+        found = ["squeue", "--noheader", "--me", f"--name={label}", "--format=%F"]
+        return self._commands.submitted(words, script.parents[1], lambda text: text.split(";")[0].strip(), found)
 
     def queue(self, jobs: list[str]) -> Queue:
         """Return what is left of jobs; SLURM forgets those that have ended."""

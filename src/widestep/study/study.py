@@ -163,6 +163,16 @@ class Study(Fields):
         return list(found.values())
 
 
+def in_words(settings: Settings) -> str:
+    """Return settings as people read them, for example `grid 40x1x8, warmup 5ep`."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def as_written(settings: Settings) -> str:
+    """Return settings as tables show them and a certificate's sides are named, for example `grid=40x1x8, warmup=5ep`."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
 @dataclass(frozen=True)
 class Cell:
     """One combination of an arm's axes; its recipe stands for all seeds."""
@@ -180,7 +190,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The settings in words, for example `warmup 5ep`."""
-        return ", ".join(f"{name} {value}" for name, value in self.settings.items()) or self.arm
+        return in_words(self.settings) or self.arm
 
 
 @dataclass(frozen=True)
