@@ -159,7 +159,7 @@ def test_explained(say, name):
     assert found.lines[0] == name
     assert max(map(len, found.lines)) <= 100
     recipe = recipes.load(name).recipe
-    sentences = explain(recipe, recipe.train_images or 1_281_167)
+    sentences = explain(recipe, recipe.train_images or recipes.load(name).about.get("num_train") or 1_281_167)
     told = " ".join(found.stdout.split())
     for topic, text in sentences.items():
         assert any(line.startswith(f"{topic} ") for line in found.lines)
@@ -168,6 +168,12 @@ def test_explained(say, name):
     for reason in about.get("why", {}).values():
         assert f"Why: {reason}" in told
     assert about["source"] in told
+
+
+def test_other_data_than_the_recipe_knows_must_be_there(say):
+    found = say("recipes explain cifar10-cpu --data parquet:elsewhere")
+    assert found.code == 3
+    assert "nothing at 'elsewhere'" in found.stderr
 
 
 def test_explained_with_other_fields(say):

@@ -53,6 +53,16 @@ def test_shift_flip_by_hand():
     assert images.is_contiguous()
 
 
+def test_flip_by_hand():
+    source, ids = opened("flip"), np.arange(40)
+    images = source.training_images(ids, keys_of(ids)).result()
+    flips = uniforms_of_keys(keys_of(ids), 3)[:, 0] < 0.5
+    plain = source.evaluation_images(ids).result()
+    assert 0 < flips.sum() < 40
+    for m, flip in enumerate(flips):
+        assert torch.equal(images[m], plain[m].flip(2) if flip else plain[m])
+
+
 def test_augmentation_depends_on_the_key_alone():
     """# D3"""
     source, ids = opened("shift-flip"), np.arange(100, 160)
@@ -65,7 +75,7 @@ def test_augmentation_depends_on_the_key_alone():
     assert not torch.equal(source.training_images(ids, keys_of(ids, epoch=1)).result(), together)
 
 
-@pytest.mark.parametrize("augment", ["none", "shift-flip"])
+@pytest.mark.parametrize("augment", ["none", "flip", "shift-flip"])
 def test_any_array_of_ids_is_taken(augment):
     """Slices with steps, other integers and read-only arrays, without a warning."""
     source, ids = opened(augment), np.arange(30)

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from widestep.data.facts import DataFacts, describe
+from widestep.data.source import open_source
 from widestep.errors import DataError, UsageError
 
 TREE = {"train/a/1.jpg": b"1", "train/a/2.jpg": b"", "train/b/1.jpg": b"", "val/b/1.jpg": b""}
@@ -110,3 +111,25 @@ def test_small_squares_of_one_size_keep_it(tree, picture, encoded, sizes, image_
     root = tree({**images, "val/a/1.png": b"", "train/b/9.jpg": b"no image: training will say so"})
     assert describe(f"folder:{root}").image_shape == (3, image_size, image_size)
     assert describe(f"folder:{root}", image_size=48).image_shape == (3, 48, 48)
+
+
+def test_relative_paths_start_from_the_directory_of_data(tree, monkeypatch, tmp_path):
+    """The name, and so the fingerprint, stays as it was given; absolute paths and the home directory are left alone."""
+    root = tree(TREE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WIDESTEP_DATA", str(root.parent))
+    assert describe("folder:set").name == "folder:set"
+    assert describe("folder:set").num_train == describe(f"folder:{root}").num_train == 3
+    assert open_source("folder:set").facts == describe("folder:set")
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.setenv("WIDESTEP_DATA", "/nowhere")
+    assert describe("folder:~/set").num_train == 3
+
+
+def test_a_relative_path_without_data_says_where_it_starts(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"nothing at 'cifar10', where the parquet data set.* WIDESTEP_DATA"):
+        describe("parquet:cifar10")
+    monkeypatch.setenv("WIDESTEP_DATA", "../elsewhere")
+    with pytest.raises(DataError, match=r"nothing at '../elsewhere/cifar10'"):
+        describe("parquet:cifar10")

@@ -3,12 +3,14 @@ import pytest
 import torch
 from PIL import Image
 
+from widestep.data import photo_source
+from widestep.data.decode import open_picture
 from widestep.data.loading import NOTHING, Loading
 from widestep.data.source import open_source
 from widestep.errors import DataError, UsageError
 from widestep.plan.randomness import Stream, uniforms_of_keys
 
-AUGMENTATIONS = ["none", "shift-flip", "random-resized-crop"]
+AUGMENTATIONS = ["none", "flip", "shift-flip", "random-resized-crop"]
 SIZE = 56
 MEAN, STD = np.array([0.485, 0.456, 0.406])[:, None, None], np.array([0.229, 0.224, 0.225])[:, None, None]
 KEYS = Stream(5, "augment").keys(np.arange(7), 0)
@@ -84,6 +86,18 @@ def test_shift_flip_by_hand(opened, photographs):
         padded = np.pad(photographs[1][0 if m % 2 == 0 else 5][4:60, 4:60], ((4, 4), (4, 4), (0, 0)))
         view = padded[int(down * 9) :, int(across * 9) :][:56, :56]
         np.testing.assert_allclose(images[m], normalised(view[:, ::-1] if flip < 0.5 else view), atol=2e-6)
+
+
+@pytest.mark.parametrize("gib_in_memory", [0.0, 2.0])
+def test_flip_by_hand(opened, photographs, gib_in_memory):
+    """The images that shift-flip flips with the same keys, whole."""
+    ids = np.array([0, 5, 0, 5, 0, 5, 0])
+    images = opened("flip", gib_in_memory=gib_in_memory).training_images(ids, KEYS).result()
+    flips = uniforms_of_keys(KEYS, 3)[:, 0] < 0.5
+    assert 0 < flips.sum() < 7
+    for m, flip in enumerate(flips):
+        view = photographs[1][ids[m]][4:60, 4:60]
+        np.testing.assert_allclose(images[m], normalised(view[:, ::-1] if flip else view), atol=2e-6)
 
 
 def test_random_resized_crop_by_hand(opened, photographs):
@@ -238,3 +252,20 @@ def test_images_that_are_left_out_are_black(opened, photographs):
         black = torch.from_numpy((-MEAN / STD).astype(np.float32)).expand(3, SIZE, SIZE)
         assert torch.allclose(images.result()[1], black, atol=1e-6)
         assert images.replaced() == {1: NOTHING}
+
+
+def test_runs_of_one_process_decode_a_data_set_once(opened, monkeypatch):
+    """Another data set, size or border is another matter, and so are images that stand in for damaged ones."""
+    decoded = []
+    monkeypatch.setattr(photo_source, "open_picture", lambda stored: decoded.append(1) or open_picture(stored))
+    ids = np.arange(7)
+    expected = opened("none").evaluation_images(ids).result()
+    assert len(decoded) == 7
+    assert torch.equal(opened("none").evaluation_images(ids).result(), expected)
+    assert len(decoded) == 7
+    assert torch.equal(opened("flip").evaluation_images(ids).result(), expected)  # has a border
+    assert len(decoded) == 14
+    assert torch.equal(opened("none", bad_images="skip").evaluation_images(ids).result(), expected)
+    assert len(decoded) == 21
+    assert opened("none", image_size=48).evaluation_images(ids).result().shape == (7, 3, 48, 48)
+    assert len(decoded) == 28

@@ -13,7 +13,7 @@ def opened(spec: str, num_threads: int = 0, **options):
     ("arguments", "words"),
     [
         ({"spec": "digits", "augment": "shift_flip"}, "perhaps you meant 'shift-flip'"),
-        ({"spec": "digits", "augment": "zzz"}, "none, shift-flip, random-resized-crop. Got 'zzz'."),
+        ({"spec": "digits", "augment": "zzz"}, "none, flip, shift-flip, random-resized-crop. Got 'zzz'."),
         ({"spec": "digits", "num_threads": -1}, "0 or more. Got -1"),
         ({"spec": "digits", "train_images": 9}, "Got train_images = 9"),
         ({"spec": "digits", "image_size": 32}, "image_size = 32"),

@@ -121,7 +121,9 @@ def test_there_is_no_such_study(name, tmp_path, monkeypatch, capsys):
     assert run(["study", "plan", name]) == 2
     stdout, stderr = capsys.readouterr()
     assert (stdout, stderr.count("\n")) == ("", 1)
-    assert stderr.startswith("widestep: A study is one of poster, poster-digits, or a TOML file.")
+    assert stderr.startswith(
+        "widestep: A study is one of poster, poster-cifar10, poster-cifar10-cpu, poster-digits, or a TOML file."
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -127,7 +127,7 @@ def test_images_that_stay_on_the_device_are_handed_out_without_a_wait(forbidding
     generator = np.random.default_rng(0)
     resident = ResidentImages(50, 8, torch.device("cuda"), has_border=augment == "shift-flip")
     images = torch.from_numpy(generator.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8))
-    resident.put(np.arange(50), images.cuda())
+    resident.put(np.arange(50), images.cuda(), {})
     ids, keys = generator.permutation(50), generator.integers(0, 2**63, 50, dtype=np.uint64)
     shifts = shift_draws(keys) if augment == "shift-flip" else None
     torch.set_deterministic_debug_mode("error")
@@ -136,7 +136,7 @@ def test_images_that_stay_on_the_device_are_handed_out_without_a_wait(forbidding
     found = normalised(resident.get(ids, shifts))
     torch.cuda.set_sync_debug_mode("default")
     on_processor = ResidentImages(50, 8, torch.device("cpu"), has_border=augment == "shift-flip")
-    on_processor.put(np.arange(50), images)
+    on_processor.put(np.arange(50), images, {})
     assert torch.equal(found.cpu(), normalised(on_processor.get(ids, shifts)))
 
 

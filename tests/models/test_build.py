@@ -49,6 +49,20 @@ def test_cifar_counts_round_to_the_published_ones():
     assert [round(count / 1e6, 2) for count in counts] == [0.27, 0.46, 0.66, 0.85]
 
 
+def test_the_small_cifar_networks_by_hand():
+    """Convolutions c_in*c_out*k*k, batch-norm 2 a channel; a 1x1 convolution with its own in shortcuts that change shape."""
+
+    def block(before: int, width: int) -> int:
+        shortcut = before * width + 2 * width if before != width else 0
+        return (before + width) * width * 9 + 4 * width + shortcut
+
+    of_processors = 3 * 16 * 25 + 32 + block(16, 32) + block(32, 64) + 65 * 10
+    model = build_model("cifar-resnet6", num_classes=10, image_shape=(3, 32, 32))
+    assert num_parameters(model) == of_processors == 74_138
+    wide = 3 * 32 * 9 + 64 + 2 * block(32, 32) + block(32, 64) + block(64, 64) + block(64, 128) + block(128, 128) + 129 * 10
+    assert num_parameters(build_model("cifar-resnet14x2", num_classes=10, image_shape=(3, 32, 32))) == wide == 696_618
+
+
 def test_digits_count_by_hand():
     stem = 1 * 8 * 9 + 16
     block1 = 2 * (8 * 8 * 9 + 16)
@@ -170,4 +184,4 @@ def test_everything_of_a_shipped_model_is_trained():
 
 
 def test_every_name_is_said_once():
-    assert len(MODEL_NAMES) == len(set(MODEL_NAMES)) == 10
+    assert len(MODEL_NAMES) == len(set(MODEL_NAMES)) == 12

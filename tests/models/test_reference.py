@@ -24,16 +24,17 @@ def shortcut_of(x, parameters, path, stride, channels):
     return wide
 
 
-def residual_network(parameters, x, num_blocks, bottleneck=False, imagenet_stem=False):
+def residual_network(parameters, x, num_blocks, bottleneck=False, imagenet_stem=False, stem_stride=1, first_stride=1):
     """Logits in training mode of the residual network of He et al. 2016 with the given blocks a stage."""
     if imagenet_stem:
         x = normalised(F.conv2d(x, parameters["conv1.weight"], stride=2, padding=3), parameters, "bn1")
         x = F.max_pool2d(torch.relu(x), kernel_size=3, stride=2, padding=1)
     else:
-        x = torch.relu(normalised(F.conv2d(x, parameters["conv1.weight"], padding=1), parameters, "bn1"))
+        weight = parameters["conv1.weight"]
+        x = torch.relu(normalised(F.conv2d(x, weight, stride=stem_stride, padding=weight.shape[2] // 2), parameters, "bn1"))
     for stage, count in enumerate(num_blocks):
         for block in range(count):
-            path, stride = f"layer{stage + 1}.{block}", 2 if stage > 0 and block == 0 else 1
+            path, stride = f"layer{stage + 1}.{block}", (2 if stage > 0 else first_stride) if block == 0 else 1
             kernels = (1, 3, 1) if bottleneck else (3, 3)
             strides = (1, stride, 1) if bottleneck else (stride, 1)
             y = x
@@ -47,6 +48,8 @@ def residual_network(parameters, x, num_blocks, bottleneck=False, imagenet_stem=
 
 FORMS = {
     "digits-resnet": {"num_blocks": (1, 1)},
+    "cifar-resnet6": {"num_blocks": (1, 1), "stem_stride": 2, "first_stride": 2},
+    "cifar-resnet14x2": {"num_blocks": (2, 2, 2)},
     "cifar-resnet20": {"num_blocks": (3, 3, 3)},
     "tiny-bottleneck": {"num_blocks": (1, 2), "bottleneck": True, "imagenet_stem": True},
 }

@@ -144,6 +144,20 @@ def digits_iter(step: int) -> float:
     return 3.0 * tenths(step // 48, 30, 60, 80)
 
 
+def cifar10(step: int) -> float:
+    """From 0.0125 to 24 x 0.0125 within 5 epochs of 416 steps; a tenth after 30, 60 and 80 epochs."""
+    if step < 2080:
+        return 0.0125 + 0.2875 * (step + 1) / 2080
+    return 0.3 * tenths(step // 416, 30, 60, 80)
+
+
+def cifar10_cpu(step: int) -> float:
+    """0.4 x 416 = 166.4 steps of warmup, rounded up; then in a line to 0 after 7.2 x 416 = 2,995.2 steps, rounded up."""
+    if step < 167:
+        return 0.0125 + 0.2875 * (step + 1) / 167
+    return 0.3 * (2996 - step) / (2996 - 167)
+
+
 def of_variants(name: str, default: int, found: list[Expected]) -> dict[str, Expected]:
     """Give every variant by its batch, and the recipe itself."""
     each = {f"{name}:{expected.batch}": expected for expected in found}
@@ -204,6 +218,8 @@ EXPECTED: dict[str, Expected] = {
         256, 5004, 450_360, 0, lambda step: 0.1 * tenths(step // 5004, 30, 60), (30 * 5004, 60 * 5004)
     ),
     "algoperf-momentum": Expected(1024, 1251, 146_999, 6999, algoperf, (133_111,)),
+    "cifar10": Expected(120, 416, 37_440, 2080, cifar10, (12_480, 24_960, 33_280), 50_000),
+    "cifar10-cpu": Expected(120, 416, 2996, 167, cifar10_cpu, (), 50_000),
     "digits": Expected(32, 30, 1080, 60, digits, (360, 720, 960), 960),
     "digits-iter": Expected(20, 48, 4320, 240, digits_iter, (1440, 2880, 3840), 960),
 }

@@ -161,3 +161,11 @@ def test_run_curves_leave_out_unknown_values():
     figure = run_curves(2, "rates", {"r": curves}, "lr")
     assert (figure.series[0].x, figure.series[0].mean) == ([1.0, 3.0], [0.1, 0.3])
     assert figure.columns()[2] == "lr"
+
+
+def test_equal_numbers_of_seeds_are_said_once(fakes, study, tmp_path):
+    """At each setting where they differ (above); else beside the axis, because ticks may lie close together."""
+    directory = fakes.study(tmp_path / "equal", study, lambda *_: fakes.planned(800))
+    figure = figure_data(read_study(directory), study.figures[3])
+    assert figure.x_label == f"warmup (epochs), n = {len(study.seeds)} each"
+    assert [text for _, text in figure.x_ticks] == ["0", "2", "4", "8"]

@@ -88,6 +88,16 @@ def test_the_speed_of_what_has_run(make, fake):
     assert (found.num_stacks, found.num_steps) == (9, 9 * 1080)
 
 
+def test_runs_that_end_early_are_expected_to_end_early(make, fake):
+    """AdaScale: 10 steps of 4,320 at most took half a second; the other 9 will, too, and not 0.05 s for each of 4,320."""
+    store = make(("[arms.warm]", '[set]\nscaling = "adascale"\n\n[arms.warm]'))
+    for trial in store.trials[:3]:
+        fake.finish(store.run(trial))
+    found = predicted(store, 2)
+    assert found.num_steps == 9 * 4320
+    assert found.seconds == pytest.approx(4 + 5 * 0.5)
+
+
 def test_a_stack_costs_what_it_costs_with_all_its_slots_taken(make, fake):
     """Seeds 0 to 3 share a stack; two of one warmup are done, so 3 stacks are left, one of them half empty."""
     store = make(STACK)

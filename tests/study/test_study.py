@@ -56,8 +56,19 @@ def without_line(error):
     return re.sub(r", lines? [\d and]+\d", "", re.sub(r", line \d+", "", str(error)))
 
 
+CIFAR10_CELLS = {
+    "baseline": 5,
+    "warmup-300": 7,
+    "warmup-1200": 7,
+    "as-poster-1200": 3,
+    "scaling-1200": 2,
+    "adascale-1200": 1,
+    "lars-1200": 2,
+}
+
+
 def test_shipped_studies():
-    assert names() == ["poster", "poster-digits"]
+    assert names() == ["poster", "poster-cifar10", "poster-cifar10-cpu", "poster-digits"]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +76,9 @@ def test_shipped_studies():
     [
         # warmup 5ep is baseline's 10 and 40 nodes; scaling's per-worker at 40 nodes is warmup 10ep: 16 - 3
         ("poster", {"baseline": 5, "warmup-7680": 4, "warmup-30720": 4, "scaling-30720": 3}, 8, 13),
+        # the warmup of baseline and per-worker at 300 and 1,200 images are baseline's: 27 - 3
+        ("poster-cifar10", CIFAR10_CELLS, 5, 24),
+        ("poster-cifar10-cpu", CIFAR10_CELLS, 5, 24),
         # warmup 2ep at 10 and 40 workers is baseline's and scaling's linear: 18 - 4 of the recipe digits, 3 of digits-iter
         (
             "poster-digits",
@@ -326,9 +340,8 @@ def test_a_file_that_cannot_be_read(tmp_path, content):  # faults 85, 87
 
 
 def test_no_such_study():
-    with pytest.raises(
-        UsageError, match=r"one of poster, poster-digits, or a TOML file\. Got 'poster-digit'\. Perhaps you me"
-    ):
+    names = "poster, poster-cifar10, poster-cifar10-cpu, poster-digits"
+    with pytest.raises(UsageError, match=rf"one of {names}, or a TOML file\. Got 'poster-digit'\. Perhaps you me"):
         source_text("poster-digit")
 
 

@@ -35,7 +35,7 @@ def bench_(
     image_size
         Side of the images in pixels. Empty: 224, or their own when they are small.
     augment
-        none, shift-flip or random-resized-crop.
+        none, flip, shift-flip or random-resized-crop.
     threads
         That read and decode. Empty: one a core.
     seconds

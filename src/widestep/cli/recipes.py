@@ -7,6 +7,7 @@ from typing import Any
 
 from widestep.cli.options import request
 from widestep.data.facts import describe
+from widestep.errors import DataError
 from widestep.plan import recipes
 from widestep.plan.execution import Execution
 from widestep.plan.explain import RESTS_ON, explain
@@ -166,8 +167,7 @@ def explain_(name: str, *, json: bool = False, **fields: str) -> int:
     """
     wanted = request(name, fields)
     named, recipe = recipes.load(name), wanted.recipe
-    facts = describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size)
-    sentences = explain(recipe, facts.num_train)
+    sentences = explain(recipe, _num_train(named, recipe))
     reasons = {topic: text for topic, text in _reasons(named, recipe) if topic in sentences}
     changed = [field.replace("-", "_") for field in fields]
     if json:
@@ -182,6 +182,17 @@ def explain_(name: str, *, json: bool = False, **fields: str) -> int:
     if "source" in named.about:
         _paragraph("source", _one_line(named.about["source"]))
     return 0
+
+
+def _num_train(named: NamedRecipe, recipe: Recipe) -> int:
+    """Return the number of training images: of the files, or where they are not here, as the recipe says of its data."""
+    try:
+        return describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size).num_train
+    except DataError:
+        known = named.about.get("num_train")
+        if not isinstance(known, int) or recipe.data != named.recipe.data:
+            raise
+        return known
 
 
 def _reasons(named: NamedRecipe, recipe: Recipe) -> Iterator[tuple[str, str]]:

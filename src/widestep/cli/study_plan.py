@@ -180,7 +180,7 @@ def _lines(
     num_stacks = "" if predicted.num_stacks == num_left else f" in {predicted.num_stacks} stacks"
     lines = [
         f"{counted}, {num_left} to run{num_stacks}",
-        f"images     {predicted.num_images:,} training images in {predicted.num_steps:,} steps",
+        f"images     {predicted.num_images:,} training images in {predicted.num_steps:,} steps{_up_to(store)}",
     ]
     if found is not None:
         lines.append(f"probe      {len(found.costs)} kinds of stack measured in {found.seconds:.0f} s")
@@ -192,6 +192,12 @@ def _lines(
     if disk.fits is False:
         lines.append(f"warning    the study does not fit on the disk of {plain(str(store.directory))}; choose another --out")
     return lines
+
+
+def _up_to(store: StudyStore) -> str:
+    """Say that trials under AdaScale are counted at their longest."""
+    some = any(trial.recipe.scaling == "adascale" for trial in store.trials)
+    return " at most; AdaScale ends where its gains add up, often long before" if some else ""
 
 
 def _plan_rows(

@@ -14,7 +14,7 @@ from widestep.errors import Stopped, WidestepError, WorkerLost
 from widestep.files import write_atomically
 from widestep.records.environment import require_torch
 from widestep.study.crew import visible_gpus
-from widestep.study.estimate import ShapeCost, finished_costs
+from widestep.study.estimate import ShapeCost, finished_costs, plans
 from widestep.study.store import StudyStore
 from widestep.study.study import Trial
 from widestep.study.work import execution_of, stacks
@@ -50,7 +50,7 @@ def probe(store: StudyStore, num_jobs: int) -> Probe:
     """
     require_torch()
     began = time.monotonic()
-    known = finished_costs(store)
+    known = finished_costs(store, plans(store.trials))
     kinds: dict[str, Sequence[Trial]] = {}
     for stack in stacks([state.trial for state in store.states() if not state.finished], store):
         if stack[0].recipe.stack_key not in known:

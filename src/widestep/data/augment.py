@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from widestep.plan.randomness import U64, uniforms_of_keys
 
-Augmentation = Literal["none", "shift-flip", "random-resized-crop"]
+Augmentation = Literal["none", "flip", "shift-flip", "random-resized-crop"]
 
 PADDING = 4
-"""Pixels of zeros put around an image by "shift-flip"."""
+"""Pixels of zeros put around an image by "shift-flip" (and "flip", which cuts them off again)."""
 SMALLEST_SHARE = 0.08
 NUM_TRIES = 10
 _LOG_LARGEST_ASPECT = 0.2876820724517809  # log(4/3); the smallest aspect is 3/4 = exp of minus this
@@ -59,6 +59,19 @@ def shift_draws(keys: U64) -> Shifts:
     draws = uniforms_of_keys(keys, 3)
     offsets = np.floor(draws[:, 1:] * (2 * PADDING + 1)).astype(np.int64)
     return Shifts(draws[:, 0] < 0.5, offsets[:, 1], offsets[:, 0])
+
+
+def whole_draws(augment: Augmentation, keys: U64) -> Shifts | None:
+    """Return how an augmentation that keeps images whole moves those with these keys, or None where it does not.
+
+    "flip" is "shift-flip" without the shift: the same keys flip the same images.
+    """
+    if augment == "shift-flip":
+        return shift_draws(keys)
+    if augment == "flip":
+        stay = np.full(len(keys), PADDING)
+        return Shifts(shift_draws(keys).flip, stay, stay)
+    return None
 
 
 class CropDraws(NamedTuple):

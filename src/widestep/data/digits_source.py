@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from widestep.data import digits
-from widestep.data.augment import PADDING, Augmentation, shift_draws
+from widestep.data.augment import PADDING, Augmentation, whole_draws
 from widestep.data.batched import shifted
 from widestep.data.facts import DataFacts
 from widestep.data.loading import Computed, Images, to_device
@@ -27,7 +27,7 @@ class DigitsSource:
         if augment == "random-resized-crop":
             raise UsageError(
                 "'random-resized-crop' is meant for photographs, and the digits have 8x8 pixels. "
-                "Use augment = 'none' or 'shift-flip'."
+                "Use augment = 'none', 'flip' or 'shift-flip'."
             )
         pixels, labels = digits.load()
         normalised = (torch.from_numpy(pixels.astype(np.float64)) - digits.MEAN) / digits.STD
@@ -35,8 +35,9 @@ class DigitsSource:
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self._device = device
         self._images = normalised.to(device, torch.float32)[:, None]
+        self._augment = augment
         self._padded = None
-        if augment == "shift-flip":
+        if augment != "none":
             black = (0 - digits.MEAN) / digits.STD
             padding = (PADDING, PADDING, PADDING, PADDING)
             self._padded = torch.nn.functional.pad(self._images, padding, value=black).permute(0, 2, 3, 1).contiguous()
@@ -50,7 +51,8 @@ class DigitsSource:
         padded, index = self._padded, self._index(ids)
         if padded is None:
             return self.evaluation_images(ids)
-        shifts = shift_draws(keys)
+        shifts = whole_draws(self._augment, keys)
+        assert shifts is not None
         return Computed(lambda: shifted(padded, index, shifts).permute(0, 3, 1, 2))
 
     def evaluation_images(self, ids: NDArray[np.int64]) -> Images:

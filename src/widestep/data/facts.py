@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from widestep.data import digits
-from widestep.data.stores.open_store import OPENERS, StoreKind, open_store
+from widestep.data.stores.open_store import DATA_DIRECTORY, OPENERS, StoreKind, open_store
 from widestep.data.stores.store import ImageStore
 from widestep.errors import DataError, UsageError
 
@@ -94,6 +94,9 @@ def describe(spec: str, *, train_images: int | None = None, image_size: int | No
 def parse_spec(spec: str) -> tuple[Kind, Path]:
     """Return the kind of data set a spec names, and the path of a store (otherwise an empty path).
 
+    A relative path starts from the directory WIDESTEP_DATA where that is set, else from the current one, so that a recipe
+    names its data alike on every machine.
+
     Raises
     ------
     UsageError
@@ -106,7 +109,7 @@ def parse_spec(spec: str) -> tuple[Kind, Path]:
     word, _, path = spec.partition(":")
     for kind in OPENERS:
         if word == kind and path:
-            return kind, Path(path)
+            return kind, Path(os.environ.get(DATA_DIRECTORY, ""), Path(path).expanduser())
     raise UsageError(f"A data set is {FORMS}. Got {spec!r}{_suggestion(spec)}.")
 
 

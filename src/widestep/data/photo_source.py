@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from widestep.data.augment import Augmentation, Shifts, crop_box, crop_draws, shift_draws
+from widestep.data.augment import Augmentation, Shifts, crop_box, crop_draws, whole_draws
 from widestep.data.batched import normalised, padded, shifted
 from widestep.data.damage import StandIns
 from widestep.data.decode import Picture, cut, explaining, open_picture
@@ -79,8 +79,9 @@ class PhotoSource:
         fits = ResidentImages.num_bytes(num_images, self._size) <= loading.gib_in_memory * _GIB
         self._resident = None
         if augment != "random-resized-crop" and fits:
-            has_border = augment == "shift-flip"
-            self._resident = ResidentImages(num_images, self._size, self._device, has_border=has_border)
+            contents = None if skips_damaged else (facts.name, facts.fingerprint)
+            has_border = augment != "none"
+            self._resident = ResidentImages.of(contents, num_images, self._size, self._device, has_border=has_border)
 
     def split(self, seed: int) -> Split:
         """Return the split that the store makes, whatever the seed."""
@@ -91,7 +92,7 @@ class PhotoSource:
         """Begin to load augmented images, shape (M, 3, size, size)."""
         if self._augment == "random-resized-crop":
             return _Photos(self, self._begin(ids, self._random_view(keys)))
-        return self._whole(ids, shift_draws(keys) if self._augment == "shift-flip" else None)
+        return self._whole(ids, whole_draws(self._augment, keys))
 
     def evaluation_images(self, ids: NDArray[np.int64]) -> Images:
         """Begin to load the centres of images, shape (M, 3, size, size)."""

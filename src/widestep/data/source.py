@@ -75,9 +75,9 @@ def open_source(
     spec, train_images, image_size
         As in `facts.describe`.
     augment
-        `none`: training images are the same as for evaluation. `shift-flip`: pad by 4 pixels of zeros, crop back at a
-        random place, flip half the time. `random-resized-crop`: a random box of 0.08..1 of the area and an aspect of
-        3/4..4/3, resized, flipped half the time; for photographs only.
+        `none`: training images are the same as for evaluation. `flip`: flip half the time. `shift-flip`: pad by 4 pixels
+        of zeros, crop back at a random place, flip half the time. `random-resized-crop`: a random box of 0.08..1 of the
+        area and an aspect of 3/4..4/3, resized, flipped half the time; for photographs only.
     evaluation_resize
         Short side in pixels that images are brought to before their centre of image_size is cut out, at least that; None:
         `views.usual_short_side`.

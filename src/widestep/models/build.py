@@ -5,11 +5,11 @@ from difflib import get_close_matches
 from widestep.errors import UsageError
 from widestep.models.adapted import AdaptedModel
 from widestep.models.resnet import IMAGENET_RESNETS, Architecture, ResidualNetwork
-from widestep.models.small import CIFAR_RESNETS, DIGITS_RESNETS
+from widestep.models.small import CIFAR_RESNETS, DIGITS_RESNETS, SMALL_CIFAR_RESNETS
 from widestep.models.source import ModelSource
 from widestep.models.stacked import StackedModel
 
-_ARCHITECTURES: dict[str, Architecture] = {**DIGITS_RESNETS, **CIFAR_RESNETS, **IMAGENET_RESNETS}
+_ARCHITECTURES: dict[str, Architecture] = {**DIGITS_RESNETS, **SMALL_CIFAR_RESNETS, **CIFAR_RESNETS, **IMAGENET_RESNETS}
 
 MODEL_NAMES = tuple(_ARCHITECTURES)
 """The names of the models that are shipped."""

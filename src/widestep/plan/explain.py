@@ -21,6 +21,7 @@ RUNNING = {
 """What evaluation normalises with."""
 
 RESTS_ON: dict[str, frozenset[str]] = {
+    "data": frozenset(("data", "augment", "epochs")),
     "workers": frozenset(("grid", "worker_ramp")),
     "rate": frozenset(("base_lr", "scaling", "reference_batch", "grid")),
     "warmup": frozenset(
@@ -31,6 +32,7 @@ RESTS_ON: dict[str, frozenset[str]] = {
     "regularisation": frozenset(("weight_decay", "decay_exempt", "label_smoothing", "dropout", "clip_norm")),
     "initial": frozenset(("zero_gamma", "classifier_std")),
     "batchnorm": frozenset(("batchnorm", "batchnorm_running", "batchnorm_momentum", "grid")),
+    "arithmetic": frozenset(("precision",)),
 }
 """By topic, the fields whose values a recipe's reason is for; it says nothing about other values of them."""
 

@@ -60,14 +60,14 @@ class Recipe(Fields):
     evaluation_resize: int | None = Field(default=None, ge=1, le=MOST)
     """Short side in pixels that evaluation images are brought to before their centre of image_size is cut out. Empty:
     256/224 of image_size, as in the references; images of up to 64 pixels are used whole."""
-    augment: Literal["none", "shift-flip", "random-resized-crop"] = "none"
-    """Random change of every training image: none; shift by up to 4 pixels and mirror (usual for CIFAR); crop a random
-    part, resize and mirror (usual for ImageNet)."""
+    augment: Literal["none", "flip", "shift-flip", "random-resized-crop"] = "none"
+    """Random change of every training image: none; mirror half of them (`flip`); shift by up to 4 pixels and mirror (usual
+    for CIFAR); crop a random part, resize and mirror (usual for ImageNet)."""
     bad_images: Literal["error", "skip"] = "error"
     """An image that does not decode: an `error` that ends the run, or `skip`: the next training image that does takes its
     place, with its label; in evaluation it is left out of the counts."""
     model: str = "digits-resnet"
-    """The network: digits-resnet, resnet18/34/50/101/152, cifar-resnet20/32/44/56; or your own: `FILE.py:NAME` or
+    """The network: digits-resnet, resnet18/34/50/101/152, cifar-resnet6/14x2/20/32/44/56; or your own: `FILE.py:NAME` or
     `package.module:NAME`, a class or function that returns a torch module for (num_classes, image_shape)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of features zeroed before the classifier while training."""

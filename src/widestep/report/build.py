@@ -27,6 +27,7 @@ from widestep.report.searches import search_csv, search_records
 from widestep.report.sections import study_page
 from widestep.report.sequential import saved_words, sequential_records
 from widestep.report.slope import warmup_slopes
+from widestep.report.trials import trials_csv
 from widestep.study.audit import Audit, audit
 from widestep.study.store import StudyStore
 
@@ -49,7 +50,7 @@ class ReportSummary:
 
 
 def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportSummary:
-    """Write a study's report: index.html, figures/, findings.json, summary.json, cost.json, audit.json and more.
+    """Write a study's report: index.html, figures/, trials.csv, findings.json, summary.json, cost.json, audit.json and more.
 
     Where runs have compared them, batchnorm.csv; with a poster also poster.pdf, poster.svg and poster.json. A partial study
     gives a partial report. findings.json holds an entry for each claim, then one for how the best warmup goes with the
@@ -90,6 +91,7 @@ def build_report(study_directory: Path, *, with_poster: bool = False) -> ReportS
     }
     for name, value in files.items():
         write_json(out / name, value)
+    write_atomically(out / "trials.csv", trials_csv(results))
     if results.searches:
         write_atomically(out / "search.csv", search_csv(results.searches))
     if with_poster:

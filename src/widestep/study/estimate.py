@@ -125,7 +125,7 @@ def estimate(
         seconds = [sum(_images(run_plans, one, first) for one in group) / images_per_second for group in groups]
         basis, starting = "the speed given", 0.0
     else:
-        finished = finished_costs(store)
+        finished = finished_costs(store, run_plans)
         predicted, basis = _predicted(groups, run_plans, first, finished, {**(probed or {}), **finished})
         if predicted is None:
             return Estimate(num_images, num_steps, len(groups), None, basis)
@@ -152,18 +152,20 @@ def makespan(seconds: Sequence[float], num_jobs: int) -> float:
     return max(ends)
 
 
-def finished_costs(store: StudyStore) -> dict[str, ShapeCost]:
+def finished_costs(store: StudyStore, run_plans: Mapping[str, RunPlan]) -> dict[str, ShapeCost]:
     """Return what each shape cost whose trials have an outcome: the mean over those that nothing interrupted."""
-    shape_of = {trial.fingerprint: trial.recipe.stack_key for trial in store.trials}
     found: defaultdict[str, list[float]] = defaultdict(list)
     for result in store.results():
         if result.steps and not result.interruptions:
-            found[shape_of[result.recipe_fingerprint]].append(_seconds_a_step(result))
+            plan = run_plans[result.recipe_fingerprint]
+            found[plan.recipe.stack_key].append(_seconds_a_step(result, plan))
     return {shape: ShapeCost(0.0, fmean(seconds), 0.0) for shape, seconds in found.items()}
 
 
-def _seconds_a_step(result: RunResult) -> float:
-    return result.wall_seconds / result.steps
+def _seconds_a_step(result: RunResult, plan: RunPlan) -> float:
+    """Return the seconds for every planned step: under AdaScale, for every one of the most there could have been."""
+    may_end_early = plan.recipe.scaling == "adascale" and result.status == "complete"
+    return result.wall_seconds / (plan.total_steps if may_end_early else result.steps)
 
 
 def _predicted(

@@ -55,6 +55,8 @@ class ModelSize:
 
 MODELS = {
     "digits-resnet": ModelSize(4880, 72, 17, 72, 20, 12),
+    "cifar-resnet6": ModelSize(72288, 400, 65, 304, 23, 14),
+    "cifar-resnet14x2": ModelSize(694464, 288, 129, 1120, 47, 30),
     "cifar-resnet20": ModelSize(268640, 144, 65, 688, 59, 38),
     "cifar-resnet32": ModelSize(463072, 144, 65, 1136, 95, 62),
     "cifar-resnet44": ModelSize(657504, 144, 65, 1584, 131, 86),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from widestep.data.facts import parse_spec
 from widestep.errors import EnvironmentFault
 from widestep.plan.execution import Execution
 from widestep.plan.recipe import Recipe
@@ -128,7 +129,7 @@ def _bytes_in(directory: Path) -> int:
 
 def _num_data_files(recipe: Recipe) -> int:
     """Return how many files of a data set may be open at a time: those of a folder are open only for a moment."""
-    kind, _, path = recipe.data.partition(":")
+    kind, path = parse_spec(recipe.data)
     if kind in ("tar", "parquet", "packed") and os.path.isdir(path):
         return min(_MOST_DATA_FILES, sum(1 for _ in os.scandir(path)))
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from widestep.data.facts import parse_store_spec
 from widestep.data.stores.store import ImageStore
 from widestep.errors import StoreError, UsageError
 from widestep.files import explained, write_atomically
@@ -66,7 +67,7 @@ def compare(path: Path, spec: str, store: ImageStore, digests: Sequence[bytes]) 
 
 
 def _entry(spec: str, store: ImageStore, image: int, digest: bytes) -> dict[str, str]:
-    root = spec.partition(":")[2].rstrip("/") + "/"
+    root = f"{parse_store_spec(spec)[1]}/"
     return {
         "split": "train" if image < store.num_train else "val",
         "name": store.name(image).removeprefix(root),

@@ -26,6 +26,7 @@ from PIL import Image, __version__, features
 from safetensors.numpy import save
 
 from widestep.data.decode import explaining, open_picture
+from widestep.data.facts import parse_store_spec
 from widestep.data.stores.index_cache import packed_text
 from widestep.data.stores.packed_store import ARRAYS, INDEX, UNFINISHED, PackedFile, PackedIndex
 from widestep.data.stores.store import ImageStore
@@ -273,7 +274,7 @@ def _finish(
     out: Path, store: ImageStore, spec: str, options: PackOptions, done: list[_Shard], request: dict[str, Any]
 ) -> PackedIndex:
     """Write the arrays and, last of all, the index."""
-    root = spec.partition(":")[2].rstrip("/") + "/"
+    root = f"{parse_store_spec(spec)[1]}/"
     content = save(
         {
             "labels": np.asarray(store.labels, np.int64),
