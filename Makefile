@@ -10,7 +10,7 @@ study: $(VENV)/.runtime
 	$(BIN)/widestep study run poster-digits
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 chaos: $(VENV)/.dev
 	WIDESTEP_CHAOS=long WIDESTEP_CHAOS_FIGURES=$(CURDIR)/chaos.json $(BIN)/python -m pytest -q tests/faults

@@ -75,6 +75,12 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> No
         time.sleep(0.002)
 
 
+@pytest.fixture(autouse=True)
+def no_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths of data start where a test says."""
+    monkeypatch.delenv("WIDESTEP_DATA", raising=False)
+
+
 @pytest.fixture(scope="session")
 def program() -> Program:
     """`program("train", ...)` runs the command line in processes of its own."""

@@ -194,3 +194,19 @@ def test_order_where_workers_join(say):
     assert json.loads(say(f"{words} 1 --step 447").stdout)["step_of_training"] == 895
     found = json.loads(say(f"{words} 3 --step 1").stdout)
     assert (found["step_of_training"], len(found["workers"])) == (2 * 448 + 224 + 1, 4)
+
+
+def test_relative_data_may_lie_anywhere(say, copy, monkeypatch):
+    """What was recorded in one directory is compared in another; what is packed is called as it is found again."""
+    monkeypatch.setenv("WIDESTEP_DATA", str(copy.parent))
+    assert say("data check folder:copy --record recorded").code == 0
+    elsewhere = copy.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(copy, elsewhere / "copy")
+    assert say("data check folder:copy").code == 3
+    monkeypatch.setenv("WIDESTEP_DATA", str(elsewhere))
+    found = say("data check folder:copy --compare recorded")
+    assert (found.code, found.stderr) == (0, "")
+    spec = json.loads(say("data pack folder:copy out --json").stdout)["data"]
+    assert spec == f"packed:{copy.parent / 'out'}"
+    assert say(f"data check {spec}").code == 0

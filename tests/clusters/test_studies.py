@@ -13,7 +13,7 @@ import pytest
 
 from widestep.study.store import StudyStore
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("slurm")]  # one SLURM at a time
 STUDY = """
 name = "small"
 title = "Two warmups"

@@ -43,8 +43,8 @@ SMALL = [name for name in MODEL_NAMES if not name.startswith("resnet")]
 
 
 def test_there_are_models():
-    assert len(SMALL) == 5
-    assert len(MODEL_NAMES) == 10
+    assert len(SMALL) == 7
+    assert len(MODEL_NAMES) == 12
 
 
 def test_images_become_logits(single):

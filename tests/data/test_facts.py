@@ -121,9 +121,14 @@ def test_relative_paths_start_from_the_directory_of_data(tree, monkeypatch, tmp_
     assert describe("folder:set").name == "folder:set"
     assert describe("folder:set").num_train == describe(f"folder:{root}").num_train == 3
     assert open_source("folder:set").facts == describe("folder:set")
-    monkeypatch.setenv("HOME", str(root.parent))
-    monkeypatch.setenv("WIDESTEP_DATA", "/nowhere")
-    assert describe("folder:~/set").num_train == 3
+    monkeypatch.setenv("HOME", str(root.parent.parent))
+    monkeypatch.setenv("WIDESTEP_DATA", f"~/{root.parent.name}")
+    assert describe("folder:set").num_train == describe(f"folder:~/{root.parent.name}/set").num_train == 3
+
+
+def test_nobodys_home_is_no_fault_of_ours():
+    with pytest.raises(DataError, match="~nosuchuser/set"):
+        describe("folder:~nosuchuser/set")
 
 
 def test_a_relative_path_without_data_says_where_it_starts(monkeypatch, tmp_path):
@@ -131,5 +136,8 @@ def test_a_relative_path_without_data_says_where_it_starts(monkeypatch, tmp_path
     with pytest.raises(DataError, match=r"nothing at 'cifar10', where the parquet data set.* WIDESTEP_DATA"):
         describe("parquet:cifar10")
     monkeypatch.setenv("WIDESTEP_DATA", "../elsewhere")
-    with pytest.raises(DataError, match=r"nothing at '../elsewhere/cifar10'"):
+    (tmp_path / "cifar10").mkdir()  # is not where it is looked for
+    with pytest.raises(
+        DataError, match=r"nothing at '../elsewhere/cifar10', .*, or WIDESTEP_DATA, where relative paths start"
+    ):
         describe("parquet:cifar10")

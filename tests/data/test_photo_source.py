@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from PIL import Image
 
 from widestep.data import photo_source
 from widestep.data.decode import open_picture
-from widestep.data.loading import NOTHING, Loading
+from widestep.data.loading import NOTHING, Kept, Loading
 from widestep.data.source import open_source
 from widestep.errors import DataError, UsageError
 from widestep.plan.randomness import Stream, uniforms_of_keys
@@ -41,8 +43,8 @@ def photographs(tree, picture, encoded):
 def opened(photographs):
     sources = []
 
-    def open_folder(augment: str = "none", num_threads: int = 0, gib_in_memory: float = 2.0, **options):
-        loading = Loading(num_threads=num_threads, gib_in_memory=gib_in_memory)
+    def open_folder(augment: str = "none", num_threads: int = 0, gib_in_memory: float = 2.0, kept=None, **options):
+        loading = Loading(num_threads=num_threads, gib_in_memory=gib_in_memory, kept=kept)
         options = {"image_size": SIZE, "evaluation_resize": 64, "loading": loading, **options}
         sources.append(open_source(f"folder:{photographs[0]}", augment=augment, **options))
         return sources[-1]
@@ -254,18 +256,55 @@ def test_images_that_are_left_out_are_black(opened, photographs):
         assert images.replaced() == {1: NOTHING}
 
 
-def test_runs_of_one_process_decode_a_data_set_once(opened, monkeypatch):
-    """Another data set, size or border is another matter, and so are images that stand in for damaged ones."""
-    decoded = []
-    monkeypatch.setattr(photo_source, "open_picture", lambda stored: decoded.append(1) or open_picture(stored))
-    ids = np.arange(7)
-    expected = opened("none").evaluation_images(ids).result()
+@pytest.fixture
+def decoded(monkeypatch):
+    """A list that grows by each image that is decoded."""
+    images: list[int] = []
+    monkeypatch.setattr(photo_source, "open_picture", lambda stored: images.append(1) or open_picture(stored))
+    return images
+
+
+def test_runs_hand_decoded_images_on(opened, decoded):
+    ids, kept = np.arange(7), Kept()
+    expected = opened("flip").evaluation_images(ids).result()
+    decoded.clear()
+    assert torch.equal(opened("flip", kept=kept).evaluation_images(ids[:4]).result(), expected[:4])
+    assert torch.equal(opened("flip", kept=kept).evaluation_images(ids).result(), expected)
+    assert torch.equal(opened("shift-flip", kept=kept).evaluation_images(ids).result(), expected)
     assert len(decoded) == 7
-    assert torch.equal(opened("none").evaluation_images(ids).result(), expected)
-    assert len(decoded) == 7
-    assert torch.equal(opened("flip").evaluation_images(ids).result(), expected)  # has a border
-    assert len(decoded) == 14
-    assert torch.equal(opened("none", bad_images="skip").evaluation_images(ids).result(), expected)
-    assert len(decoded) == 21
-    assert opened("none", image_size=48).evaluation_images(ids).result().shape == (7, 3, 48, 48)
-    assert len(decoded) == 28
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"augment": "none"},  # has no border
+        {"evaluation_resize": 60},
+        {"image_size": 48},
+        {"bad_images": "skip"},
+    ],
+)
+def test_images_of_other_pixels_are_not_handed_on(opened, decoded, other):
+    """In both orders; what each run sees is what it sees alone."""
+    ids, settings = np.arange(7), ({"augment": "flip"}, {"augment": "flip", **other})
+    alone = [opened(**one).evaluation_images(ids).result() for one in settings]
+    for order in ((0, 1, 0), (1, 0, 1)):
+        decoded.clear()
+        kept = Kept()
+        for one in order:
+            assert torch.equal(opened(**settings[one], kept=kept).evaluation_images(ids).result(), alone[one])
+        assert len(decoded) >= 14
+
+
+def test_images_of_another_data_set_are_not_handed_on(opened, photographs, tmp_path):
+    """Names and sizes are alike, pixels are not."""
+    kept, other = Kept(), tmp_path / "other"
+    shutil.copytree(photographs[0], other)
+    before = (other / "train/c/4.bmp").read_bytes()
+    (other / "train/c/4.bmp").write_bytes(before[: len(before) // 2] + bytes(3000) + before[len(before) // 2 + 3000 :])
+    first = opened("none", kept=kept).evaluation_images(np.arange(7)).result()
+    loading = Loading(kept=kept)
+    source = open_source(f"folder:{other}", image_size=SIZE, evaluation_resize=64, loading=loading)
+    second = source.evaluation_images(np.arange(7)).result()
+    assert not torch.equal(first[4], second[4])
+    assert torch.equal(first[:4], second[:4])
+    source.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from widestep.data.augment import shift_draws
+from widestep.data.augment import Augmentation, whole_draws
 from widestep.data.batched import normalised
 from widestep.data.resident import ResidentImages
 from widestep.models.build import build_model
@@ -122,20 +122,20 @@ def test_no_step_waits_after_a_run_was_continued(forbidding: Callable[[], None],
     assert [record.step for record in moving.records()] == [5] * NUM_SLOTS
 
 
-@pytest.mark.parametrize("augment", ["none", "shift-flip"])
-def test_images_that_stay_on_the_device_are_handed_out_without_a_wait(forbidding: Callable[[], None], augment: str) -> None:
+@pytest.mark.parametrize("augment", ["none", "flip", "shift-flip"])
+def test_images_that_stay_on_the_device_come_without_a_wait(forbidding: Callable[[], None], augment: Augmentation) -> None:
     generator = np.random.default_rng(0)
-    resident = ResidentImages(50, 8, torch.device("cuda"), has_border=augment == "shift-flip")
+    resident = ResidentImages(50, 8, torch.device("cuda"), has_border=augment != "none")
     images = torch.from_numpy(generator.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8))
     resident.put(np.arange(50), images.cuda(), {})
     ids, keys = generator.permutation(50), generator.integers(0, 2**63, 50, dtype=np.uint64)
-    shifts = shift_draws(keys) if augment == "shift-flip" else None
+    shifts = whole_draws(augment, keys)
     torch.set_deterministic_debug_mode("error")
     normalised(resident.get(ids, shifts))  # brings constants to the device
     forbidding()
     found = normalised(resident.get(ids, shifts))
     torch.cuda.set_sync_debug_mode("default")
-    on_processor = ResidentImages(50, 8, torch.device("cpu"), has_border=augment == "shift-flip")
+    on_processor = ResidentImages(50, 8, torch.device("cpu"), has_border=augment != "none")
     on_processor.put(np.arange(50), images, {})
     assert torch.equal(found.cpu(), normalised(on_processor.get(ids, shifts)))
 

@@ -100,6 +100,7 @@ def test_the_page_says_what_the_trials_came_to() -> None:
 def test_the_page_says_what_was_found() -> None:
     findings = json.loads((RESULTS / "findings.json").read_text())
     lines = {line[2]: line for line in PAGE.splitlines() if re.match(r"\| [a-e]\. ", line)}
+    assert {*lines} <= {found["claim"] for found in findings}
     for found in findings:
         if found["claim"] in lines:
             line, (low, high) = lines[found["claim"]], found["interval"]

@@ -118,8 +118,16 @@ class SlurmCluster:
     def cancel_all(self) -> None:
         """End all jobs and wait until the nodes are free."""
         self.say("scancel", "--user=root")
-        wait_for(lambda: not self.say("squeue", "--noheader"), "all jobs have ended", self.place)
+        try:
+            self._wait_for_no_jobs(20.0)
+        except AssertionError:
+            # A node that died and came back has forgotten what it was about to complete, and nobody else will say it is done.
+            self.say("scontrol", "update", "nodename=ALL", "state=down", "reason=forgot")
+            self._wait_for_no_jobs(60.0)
         self.say("scontrol", "update", "nodename=ALL", "state=resume") if "down" in self.say("sinfo", "-h") else None
+
+    def _wait_for_no_jobs(self, seconds: float) -> None:
+        wait_for(lambda: not self.say("squeue", "--noheader"), "all jobs have ended", self.place, seconds)
 
     def node(self, number: int) -> int:
         """Return the process of a node's daemon."""

@@ -98,6 +98,25 @@ def test_runs_that_end_early_are_expected_to_end_early(make, fake):
     assert found.seconds == pytest.approx(4 + 5 * 0.5)
 
 
+def test_a_run_that_ended_early_says_nothing_of_the_speed_of_others(make, fake):
+    """One kind under AdaScale has ended after 10 of 4,320 steps; of the other the shipped speed is all that is known."""
+    axes = 'axes = { scaling = ["adascale", "linear"] }'
+    store = make((GRIDS[0], axes), (CLAIM[0], 'axis = "scaling"'))
+    for trial in store.trials:
+        if trial.recipe.scaling == "adascale":
+            fake.finish(store.run(trial))
+    found = predicted(store)
+    linear = [trial for trial in store.trials if trial.recipe.scaling == "linear"]
+    assert {found.lasting[trial.fingerprint] for trial in linear} == {36 * 960 / MEASURED_SPEED["digits-resnet"]}
+
+
+def test_a_run_under_adascale_that_diverged_says_nothing_of_its_kind(make, fake):
+    store = make(("[arms.warm]", '[set]\nscaling = "adascale"\n\n[arms.warm]'))
+    fake.finish(store.run(store.trials[0]), "diverged")
+    fake.finish(store.run(store.trials[1]))
+    assert predicted(store).seconds == pytest.approx(4 + 10 * 0.5)
+
+
 def test_a_stack_costs_what_it_costs_with_all_its_slots_taken(make, fake):
     """Seeds 0 to 3 share a stack; two of one warmup are done, so 3 stacks are left, one of them half empty."""
     store = make(STACK)

@@ -56,6 +56,13 @@ def test_the_whole_script(name, script):
     assert script() == (RECORDED / name).read_text()
 
 
+def test_relative_paths_of_data_start_where_they_started_here():
+    script = slurm.job_script(SMALL, replace(JOB, data_directory=Path("/data sets")))
+    lines = script.splitlines()
+    assert lines.index("cd /home/me/work || exit 5") < lines.index("export WIDESTEP_DATA='/data sets'")
+    assert "WIDESTEP_DATA" not in slurm.job_script(SMALL, JOB)
+
+
 HOSTILE = "a b;$(touch PWNED)`touch PWNED`'\"\n#SBATCH --uid=0\n%A"
 
 

@@ -17,11 +17,11 @@ from rich.text import Text
 from widestep.cli.options import request
 from widestep.cli.progress import duration, say
 from widestep.data import digits
-from widestep.data.facts import describe, parse_spec, parse_store_spec
+from widestep.data.facts import describe, parse_spec, parse_store_spec, spec_of
 from widestep.data.split import stratified_split
 from widestep.data.stores.folder_store import FolderStore
 from widestep.data.stores.layout import scan_folder
-from widestep.data.stores.open_store import open_store
+from widestep.data.stores.open_store import open_store, require_there
 from widestep.data.stores.store import ImageStore
 from widestep.errors import DataError, UsageError
 from widestep.plan.grid import WorkerGrid
@@ -158,10 +158,11 @@ def pack_(
         meter.close()
         source.close()
     rate = (done.num_images - done.num_found_done) / max(done.seconds, 1e-9)
+    spec = spec_of("packed", out)
     if json:
-        print(json_module.dumps({"data": f"packed:{out}", **asdict(done), "images_per_second": rate}, indent=2))
+        print(json_module.dumps({"data": spec, **asdict(done), "images_per_second": rate}, indent=2))
         return 0
-    print(f"packed     packed:{out}: {done.num_images:,} images, {done.num_bytes:,} bytes, {rate:,.0f} images/s")
+    print(f"packed     {spec}: {done.num_images:,} images, {done.num_bytes:,} bytes, {rate:,.0f} images/s")
     if done.num_found_done:
         print(f"           {done.num_found_done:,} of them were done before")
     print(f"           fingerprint {done.fingerprint}")
@@ -242,6 +243,7 @@ def _opened_leniently(spec: str) -> tuple[ImageStore, list[tuple[str, str]]]:
     kind, path = parse_store_spec(spec)
     problems: list[tuple[str, str]] = []
     if kind == "folder":
+        require_there(kind, path)
         return FolderStore(scan_folder(path, problems)), problems
     return open_store(kind, path), problems
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from widestep.cli.options import request
-from widestep.data.facts import describe
-from widestep.errors import DataError
+from widestep.data.facts import describe, parse_spec
 from widestep.plan import recipes
 from widestep.plan.execution import Execution
 from widestep.plan.explain import RESTS_ON, explain
@@ -185,14 +184,11 @@ def explain_(name: str, *, json: bool = False, **fields: str) -> int:
 
 
 def _num_train(named: NamedRecipe, recipe: Recipe) -> int:
-    """Return the number of training images: of the files, or where they are not here, as the recipe says of its data."""
-    try:
-        return describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size).num_train
-    except DataError:
-        known = named.about.get("num_train")
-        if not isinstance(known, int) or recipe.data != named.recipe.data:
-            raise
+    """Return the number of training images: of the files, or where none are here, as the recipe says of its data."""
+    known, (_, path) = named.about.get("num_train"), parse_spec(recipe.data)
+    if type(known) is int and known > 0 and recipe.data == named.recipe.data and not path.exists():
         return known
+    return describe(recipe.data, train_images=recipe.train_images, image_size=recipe.image_size).num_train
 
 
 def _reasons(named: NamedRecipe, recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -196,7 +196,7 @@ def _lines(
 
 def _up_to(store: StudyStore) -> str:
     """Say that trials under AdaScale are counted at their longest."""
-    some = any(trial.recipe.scaling == "adascale" for trial in store.trials)
+    some = any(state.trial.recipe.scaling == "adascale" for state in store.states() if not state.finished)
     return " at most; AdaScale ends where its gains add up, often long before" if some else ""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from widestep.cli.console import SilentWatcher
+from widestep.data.loading import Kept
 from widestep.errors import Stopped
 from widestep.plan.execution import Execution
 from widestep.plan.runplan import RunPlan
@@ -54,7 +55,14 @@ class _PruningWatcher(SilentWatcher):
 
 
 def train_or_prune(
-    store: StudyStore, giving: Giving, trials: Sequence[Trial], execution: Execution, world: World, stop: StopRequest
+    store: StudyStore,
+    giving: Giving,
+    trials: Sequence[Trial],
+    execution: Execution,
+    world: World,
+    stop: StopRequest,
+    *,
+    kept: Kept | None = None,
 ) -> None:
     """Train trials that share a stack to their outcome, which may be that all are given up.
 
@@ -66,7 +74,7 @@ def train_or_prune(
     either = _StopOrPrune(stop)
     watcher = _PruningWatcher(store, giving, trials, either)
     try:
-        train([store.run(trial) for trial in trials], execution, world, watcher, either)
+        train([store.run(trial) for trial in trials], execution, world, watcher, either, kept)
     except Stopped:
         if not world.broadcast_json(either.all_pruned and stop.reason is None):
             raise

@@ -50,6 +50,7 @@ def work(directory: Path, *, jobs: int | None = None) -> int:
 def _work(store: StudyStore, launch: Launch) -> int:
     from widestep.cli.console import SilentWatcher
     from widestep.cli.study_pruning import train_or_prune
+    from widestep.data.loading import Kept
     from widestep.study.searching import Giving
     from widestep.study.work import execution_of
     from widestep.study.work import work as work_on
@@ -60,7 +61,7 @@ def _work(store: StudyStore, launch: Launch) -> int:
     stop = StopRequest(Deadline.of(None), impatient=launch.launcher == "nobody")
     stop.install()
     execution = execution_of(store.study.device, compare_batchnorm=store.study.compare_batchnorm)
-    log = os.environ.get("WIDESTEP_JOB_LOG")
+    log, kept = os.environ.get("WIDESTEP_JOB_LOG"), Kept()
 
     with World(launch) as world:
 
@@ -69,9 +70,9 @@ def _work(store: StudyStore, launch: Launch) -> int:
                 note_log(store.directory, [trial.fingerprint for trial in trials], log)
             giving = Giving(store, list(trials))
             if giving:
-                train_or_prune(store, giving, trials, execution, world, stop)
+                train_or_prune(store, giving, trials, execution, world, stop, kept=kept)
             else:
-                train([store.run(trial) for trial in trials], execution, world, SilentWatcher(), stop)
+                train([store.run(trial) for trial in trials], execution, world, SilentWatcher(), stop, kept)
 
         work_on(store, execute, world)
     return 0

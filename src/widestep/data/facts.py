@@ -109,8 +109,17 @@ def parse_spec(spec: str) -> tuple[Kind, Path]:
     word, _, path = spec.partition(":")
     for kind in OPENERS:
         if word == kind and path:
-            return kind, Path(os.environ.get(DATA_DIRECTORY, ""), Path(path).expanduser())
+            return kind, _located(path)
     raise UsageError(f"A data set is {FORMS}. Got {spec!r}{_suggestion(spec)}.")
+
+
+def _located(path: str) -> Path:
+    return Path(os.path.expanduser(os.environ.get(DATA_DIRECTORY, "")), os.path.expanduser(path))
+
+
+def spec_of(kind: StoreKind, path: Path) -> str:
+    """Return the spec by which the data set at a path of the current directory is found again."""
+    return f"{kind}:{path.absolute() if os.environ.get(DATA_DIRECTORY) else path}"
 
 
 def parse_store_spec(spec: str) -> tuple[StoreKind, Path]:
@@ -132,7 +141,7 @@ def _suggestion(spec: str) -> str:
     word, colon, path = spec.partition(":")
     if colon and word in OPENERS:
         return " without a path"
-    if os.path.isdir(spec):
+    if spec and _located(spec).is_dir():
         return f"; perhaps you meant {'folder:' + spec!r}"
     near = difflib.get_close_matches(word.lower(), ["digits", "imagenet", *OPENERS], n=1)
     if not near:

@@ -1,13 +1,14 @@
 """Images that have been asked for, and where they go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 _CPU = torch.device("cpu")
+_T = TypeVar("_T")
 
 NOTHING = -1
 """In the place of an image's id: no image."""
@@ -43,6 +44,22 @@ class Computed:
         return {}
 
 
+class Kept:
+    """What was made for one key, for who asks for the same key next. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._key: Hashable = None
+        self._made: Any = None
+
+    def get(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Return what is kept for the key, or else make it; what was kept for another key is let go before."""
+        if self._made is None or self._key != key:
+            self._made = None
+            self._key, self._made = key, make()
+        made: _T = self._made
+        return made
+
+
 @dataclass(frozen=True)
 class Loading:
     """Where images go and how they get there; changes no byte.
@@ -56,11 +73,14 @@ class Loading:
     gib_in_memory
         A data set whose images are the same at every visit but for a shift and a flip is kept decoded on the device when it
         takes at most so many GiB.
+    kept
+        Where the runs of one process hand decoded images on from one to the next; None: each decodes its own.
     """
 
     device: torch.device = _CPU
     num_threads: int = 0
     gib_in_memory: float = 2.0
+    kept: Kept | None = None
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:

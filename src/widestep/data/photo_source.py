@@ -79,9 +79,11 @@ class PhotoSource:
         fits = ResidentImages.num_bytes(num_images, self._size) <= loading.gib_in_memory * _GIB
         self._resident = None
         if augment != "random-resized-crop" and fits:
-            contents = None if skips_damaged else (facts.name, facts.fingerprint)
             has_border = augment != "none"
-            self._resident = ResidentImages.of(contents, num_images, self._size, self._device, has_border=has_border)
+            pixels = (facts, self._short_side, has_border, str(self._device))
+            make = partial(ResidentImages, num_images, self._size, self._device, has_border=has_border)
+            # Where others stand in for damaged images, a run keeps its own: it has to count them.
+            self._resident = make() if loading.kept is None or skips_damaged else loading.kept.get(pixels, make)
 
     def split(self, seed: int) -> Split:
         """Return the split that the store makes, whatever the seed."""

@@ -11,8 +11,6 @@ from widestep.data.augment import PADDING, Shifts
 from widestep.data.batched import padded, shifted
 from widestep.data.loading import to_device
 
-_used_last: "tuple[object, ResidentImages] | None" = None
-
 
 class ResidentImages:
     """Images of one size, uint8, that fill up as they are visited.
@@ -31,26 +29,6 @@ class ResidentImages:
         self._images = torch.zeros(num_images, side, side, 3, dtype=torch.uint8, device=device)
         self._present = np.zeros(num_images, dtype=bool)
         self._replaced: dict[int, int] = {}
-
-    @classmethod
-    def of(
-        cls, contents: tuple[str, str] | None, num_images: int, size: int, device: torch.device, *, has_border: bool
-    ) -> "ResidentImages":
-        """Return the images of a data set, those already in that were used last: runs of one process decode them once.
-
-        Parameters
-        ----------
-        contents
-            Name and fingerprint of the data set; None where others may stand in for damaged images: nobody shares those.
-        """
-        global _used_last
-        key = (contents, num_images, size, device, has_border)
-        if contents is None:
-            return cls(num_images, size, device, has_border=has_border)
-        if _used_last is None or _used_last[0] != key:
-            _used_last = None  # the memory of the one before is free before that of this one is taken
-            _used_last = (key, cls(num_images, size, device, has_border=has_border))
-        return _used_last[1]
 
     @staticmethod
     def num_bytes(num_images: int, size: int) -> int:

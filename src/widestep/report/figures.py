@@ -73,6 +73,7 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
     numeric = None not in numbers and len(set(numbers)) == len(cells) > 1
     positions = [float(number or 0) for number in numbers] if numeric else [float(index) for index in range(len(cells))]
     counts = {len(cell.complete) for cell in cells}
+    once = len(cells) > 1 and len(counts) == 1 and 0 not in counts  # ticks may lie close together
     series, ticks = [], []
     for cell, x in zip(cells, positions, strict=True):
         accuracies = cell.accuracies.tolist()
@@ -80,13 +81,12 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
         point.seeds.extend(zip(cell.complete, accuracies, strict=True))
         series.append(point)
         name = f"{x:,g}" if numeric else cell.label
-        number = [f"n = {point.num_seeds}"] if len(counts) > 1 else []
+        number = [] if once else [f"n = {point.num_seeds}"]
         ticks.append((x, "\n".join([name, *number, *point.remarks])))
     y_range = final_range(series, results.study.collapse_below)
     hidden = y_range is not None and any(value < y_range[0] for one in series for _, value in one.seeds)
     axis = next(iter(axes), "")
     unit = setting_unit(cells[0].cell.recipe, axis) if axis else ""
-    each = f"n = {min(counts)} each" if len(counts) == 1 else ""  # said once, ticks may lie close together
     words = {"epochs": f"{axis.replace('_', ' ')} (epochs)", "images": "global batch (images a step)"}
     return FigureData(
         number=spec.number,
@@ -95,7 +95,11 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
         caption=f"Final validation accuracy: mean with {100 * level:g} % t-interval over seeds, single seeds as faint dots."
         + (" Triangles at the lower edge stand for values below the axis." if hidden else "")
         + _counted(results, series),
-        x_label=", ".join(filter(None, [words.get(unit, axis.replace("_", " ")) if numeric else "", each])),
+        x_label=", ".join(
+            filter(
+                None, [words.get(unit, axis.replace("_", " ")) if numeric else "", f"n = {min(counts)} each" if once else ""]
+            )
+        ),
         series=series,
         y_range=y_range,
         x_ticks=ticks,

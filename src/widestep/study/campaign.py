@@ -4,11 +4,13 @@ What is done is read from the run directories and claims. The scheduler is only 
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from widestep.data.stores.open_store import DATA_DIRECTORY
 from widestep.errors import EnvironmentFault, UsageError, WorkerLost
 from widestep.files import explained, make_directory, write_atomically
 from widestep.lines import LineFile, read_json_lines
@@ -79,7 +81,9 @@ class Campaign:
         if num_tasks == 0:
             return {}
         place = self._store.directory.resolve()
-        for path in (place, Path.cwd()):
+        set_to = os.environ.get(DATA_DIRECTORY)
+        data = Path(set_to).expanduser().absolute() if set_to else None
+        for path in (place, Path.cwd(), *([data] if data else [])):
             if not str(path).isprintable():
                 raise UsageError(
                     f"A job script names its directories. {str(path)!r} cannot be written there; choose another."
@@ -88,7 +92,7 @@ class Campaign:
         for index, size in enumerate(arrays(num_tasks, self._cluster.max_array or self._scheduler.max_array())):
             label = label_of(self._store.study.name, place, number + index)
             program = (sys.executable, "-m", "widestep")
-            job = ArrayJob(label, program, place, Path.cwd(), size, self._num_slots)
+            job = ArrayJob(label, program, place, Path.cwd(), size, self._num_slots, data)
             found[self.directory / f"array-{number + index}.sh"] = label, self._scheduler.script(self._cluster, job)
         return found
 

@@ -133,11 +133,13 @@ class ArrayJob:
     program
         How `widestep` is called.
     directory, working_directory
-        Of the study, and where the command was given: paths in recipes are relative to that.
+        Of the study, and where the command was given: paths in recipes are relative to that, or to `data_directory`.
     num_tasks
         Of the array.
     num_slots
         Trials, or stacks of trials, that each task runs at a time.
+    data_directory
+        Where relative paths of data sets start ($WIDESTEP_DATA), where that is set.
     """
 
     label: str
@@ -146,6 +148,7 @@ class ArrayJob:
     working_directory: Path
     num_tasks: int
     num_slots: int
+    data_directory: Path | None = None
 
     def command(self, cluster: Cluster) -> str:
         """Return the command of a task's processes, quoted for a shell."""
@@ -155,7 +158,9 @@ class ArrayJob:
 
     def preparation(self, cluster: Cluster) -> list[str]:
         """Return the shell lines before the command."""
-        return [f"cd {shlex.quote(str(self.working_directory))} || exit 5", *cluster.setup, "export OMP_NUM_THREADS=1"]
+        data = self.data_directory
+        exports = ["export OMP_NUM_THREADS=1", *([] if data is None else [f"export WIDESTEP_DATA={shlex.quote(str(data))}"])]
+        return [f"cd {shlex.quote(str(self.working_directory))} || exit 5", *cluster.setup, *exports]
 
 
 @dataclass(frozen=True)

@@ -156,16 +156,20 @@ def finished_costs(store: StudyStore, run_plans: Mapping[str, RunPlan]) -> dict[
     """Return what each shape cost whose trials have an outcome: the mean over those that nothing interrupted."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for result in store.results():
-        if result.steps and not result.interruptions:
-            plan = run_plans[result.recipe_fingerprint]
+        plan = run_plans.get(result.recipe_fingerprint)  # none of what a search has proposed since the plans were made
+        if plan is not None and result.steps and not result.interruptions and _tells(result, plan):
             found[plan.recipe.stack_key].append(_seconds_a_step(result, plan))
     return {shape: ShapeCost(0.0, fmean(seconds), 0.0) for shape, seconds in found.items()}
 
 
+def _tells(result: RunResult, plan: RunPlan) -> bool:
+    """Say whether a run's time tells that of others: under AdaScale one that diverged does not say how long they are."""
+    return plan.recipe.scaling != "adascale" or result.status == "complete"
+
+
 def _seconds_a_step(result: RunResult, plan: RunPlan) -> float:
     """Return the seconds for every planned step: under AdaScale, for every one of the most there could have been."""
-    may_end_early = plan.recipe.scaling == "adascale" and result.status == "complete"
-    return result.wall_seconds / (plan.total_steps if may_end_early else result.steps)
+    return result.wall_seconds / (plan.total_steps if plan.recipe.scaling == "adascale" else result.steps)
 
 
 def _predicted(
@@ -202,7 +206,7 @@ def _speeds(costs: Mapping[str, ShapeCost], run_plans: Mapping[str, RunPlan]) ->
     seen = set()
     for plan in run_plans.values():
         shape = plan.recipe.stack_key
-        if shape in costs and shape not in seen:
+        if shape in costs and shape not in seen and plan.recipe.scaling != "adascale":  # which sees fewer than planned
             seen.add(shape)
             images[plan.recipe.model] += _images_of_stack(plan)
             seconds[plan.recipe.model] += costs[shape].seconds(plan)

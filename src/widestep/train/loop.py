@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from widestep.data.loading import Kept
 from widestep.errors import Stopped, UsageError, WidestepError
 from widestep.files import write_json
 from widestep.plan.execution import Execution
@@ -66,7 +67,12 @@ class Watcher(Protocol):
 
 
 def train(
-    runs: Sequence[Run], execution: Execution, world: World, watcher: Watcher, stop: StopRequest | None = None
+    runs: Sequence[Run],
+    execution: Execution,
+    world: World,
+    watcher: Watcher,
+    stop: StopRequest | None = None,
+    kept: Kept | None = None,
 ) -> list[RunResult]:
     """Train runs that share a stack, continuing each from its last checkpoint.
 
@@ -76,6 +82,8 @@ def train(
         One or more runs whose recipes share a `stack_key` and have different slots. Finished ones must be left out.
     world
         This job's processes; every process calls this function, process 0 writes the files.
+    kept
+        What one call hands on to the next in this process: images of a small data set that are decoded already.
 
     Returns
     -------
@@ -88,7 +96,7 @@ def train(
     WidestepError
         As `open_session`.
     """
-    session = open_session(runs, execution, world, stop or StopRequest())
+    session = open_session(runs, execution, world, stop or StopRequest(), kept)
     try:
         loop = _Loop(session, watcher)
         try:

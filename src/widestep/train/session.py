@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from widestep.data.loading import Loading
+from widestep.data.loading import Kept, Loading
 from widestep.data.source import ImageSource, open_recipe_data
 from widestep.errors import DataError, StoreError, UsageError, WidestepError
 from widestep.models.build import model_fingerprint
@@ -99,7 +99,9 @@ class Session:
             member.run.close()
 
 
-def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: StopRequest) -> Session:
+def open_session(
+    runs: Sequence[Run], execution: Execution, world: World, stop: StopRequest, kept: Kept | None = None
+) -> Session:
     """Open the data, lock and begin (or continue) the runs, and put their states in place.
 
     Raises
@@ -112,7 +114,7 @@ def open_session(runs: Sequence[Run], execution: Execution, world: World, stop: 
     recipe = runs[0].recipe
     fix_arithmetic(recipe)
     keep_freed_memory()
-    device, source, model, members, notes = world.agreed(lambda: _prepared(runs, execution, world.local_process))
+    device, source, model, members, notes = world.agreed(lambda: _prepared(runs, execution, world.local_process, kept))
     world.meet_on(device)
     plan_of_slot = {member.state.slot: member.state.plan for member in members}
     plans = [plan_of_slot.get(slot, members[0].state.plan) for slot in range(recipe.stack)]
@@ -140,13 +142,13 @@ def evaluated_ids(source: ImageSource, recipe: Recipe) -> NDArray[np.int64]:
     return held[np.arange(wanted) * len(held) // wanted]
 
 
-def _prepared(runs: Sequence[Run], execution: Execution, local_process: int) -> "_Parts":
+def _prepared(runs: Sequence[Run], execution: Execution, local_process: int, kept: Kept | None) -> "_Parts":
     """Make what needs no directory: whatever is wrong with a recipe or its data shows before anything is written."""
     recipe = runs[0].recipe
     _check_stack(runs)
     require_services(execution)
     device = choose_device(execution.device, local_process)
-    loading = Loading(device, execution.loader_threads, execution.gib_in_memory)
+    loading = Loading(device, execution.loader_threads, execution.gib_in_memory, kept)
     source = open_recipe_data(recipe, loading)
     facts = source.facts
     try:

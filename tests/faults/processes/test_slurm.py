@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from running_jobs import steps_saved
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("slurm")]  # one SLURM at a time
 SLOW = {"process": 0, "step": 1, "how": "slow", "phase": "computing", "seconds": 0.15}
 
 
@@ -46,9 +46,9 @@ def test_a_requeued_job_goes_on(cluster: Any, job: Any, until: Any, uninterrupte
         "--requeue",
         cwd=tmp_path,
     )
-    until(lambda: steps_saved(job.directory) >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps", 180)
     cluster.say("scontrol", "requeue", number)
-    until(lambda: not cluster.states(number), "the job has ended")
+    until(lambda: not cluster.states(number), "the job has ended", 180)
     output = (tmp_path / "out").read_text()
     assert output.index("restart 0") < output.index("Stopped by SIGTERM") < output.index("restart 1")
     assert [event["event"] for event in job.events] == ["started", "stopped", "resumed", "complete"]
@@ -64,10 +64,10 @@ def test_a_preempted_job_goes_on(cluster: Any, job: Any, until: Any, uninterrupt
     again = "code=$?\n[ $code -ne 75 ] || scontrol requeue $SLURM_JOB_ID\nexit $code\n"
     script = f"srun {shlex.join([sys.executable, *job.words()])}\n{again}"
     number = cluster.submit(script, "--ntasks=2", "--requeue", "--nodelist=n1", cwd=tmp_path)
-    until(lambda: steps_saved(job.directory) >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps", 180)
     (tmp_path / "other").mkdir()
     other = cluster.submit("sleep 1\n", "--partition=high", "--exclusive", "--nodelist=n1", cwd=tmp_path / "other")
-    until(lambda: not cluster.states(other) and not cluster.states(number), "both jobs have ended")
+    until(lambda: not cluster.states(other) and not cluster.states(number), "both jobs have ended", 180)
     assert [event["event"] for event in job.events] == ["started", "stopped", "resumed", "complete"]
     uninterrupted(job.directory)
 
@@ -81,7 +81,7 @@ def test_the_end_of_the_time_is_known_early(cluster: Any, job: Any, until: Any, 
     shorten = "scontrol update JobId=$SLURM_JOB_ID EndTime=now+45"
     script = f"{shorten}\nsrun {shlex.join([sys.executable, *job.words()])}\necho code $?\n"
     number = cluster.submit(script, "--ntasks=2", "--time=1", cwd=tmp_path)
-    until(lambda: not cluster.states(number), "the job has ended", 120)
+    until(lambda: not cluster.states(number), "the job has ended", 180)
     output = (tmp_path / "out").read_text()
     assert "Stopped by the end of the job" in output, output
     assert "code 75" in output, output
@@ -93,7 +93,7 @@ def test_a_lost_node_is_named(cluster: Any, job: Any, until: Any) -> None:
     words = ["srun", "--nodes=2", "--nodelist=n1,n2", "--ntasks=2", "--kill-on-bad-exit=0", sys.executable, *job.words()]
     pipe = subprocess.PIPE
     child = subprocess.Popen(words, env=dict(cluster.environment), stdout=pipe, stderr=pipe, text=True)
-    until(lambda: steps_saved(job.directory) >= 5, "five steps")
+    until(lambda: steps_saved(job.directory) >= 5, "five steps", 180)
     (other,) = cluster.processes_on(2, str(job.directory))
     os.kill(other, signal.SIGKILL)
     _, stderr = child.communicate(timeout=60)

@@ -65,7 +65,7 @@ def open_folder(path: str | os.PathLike[str]) -> FolderStore:
     DataError
         As `layout.scan_folder`.
     """
-    root = Path(path).expanduser()
+    root = Path(path)
     witness = _witness(root) if root.is_dir() else None
     if witness is not None and (kept := load_index("folder", root, witness[0])) is not None:
         return FolderStore(_from_arrays(root, kept))

@@ -91,7 +91,7 @@ def scan_folder(path: str | os.PathLike[str], problems: list[tuple[str, str]] | 
         When the path, `train` or `val` is missing, there are fewer than two classes, a class folder has no images, a
         class of `val` is not one of `train`, or something cannot be read.
     """
-    root = Path(path).expanduser()
+    root = Path(path)
     if not root.is_dir():
         instead = "That is a file" if root.exists() else "There is none"
         raise DataError(f"A folder data set must be an existing folder. {instead} at {str(root)!r}: correct the path.")

@@ -1,5 +1,6 @@
 """From the form and path of a data set to its store."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -34,9 +35,16 @@ def open_store(kind: StoreKind, path: Path) -> ImageStore:
     DataError
         When it is missing, damaged or not laid out as it must be.
     """
-    if not path.is_absolute() and not path.exists():
-        raise DataError(
-            f"There is nothing at '{path}', where the {kind} data set should be. Correct the path, or set {DATA_DIRECTORY} "
-            f"to the directory that it starts from."
-        )
+    require_there(kind, path)
     return OPENERS[kind](path)
+
+
+def require_there(kind: StoreKind, path: Path) -> None:
+    """Raise DataError when nothing is at a path that may have been looked for in the wrong directory."""
+    is_set = bool(os.environ.get(DATA_DIRECTORY))
+    if (is_set or not path.is_absolute()) and not path.exists():
+        advice = f"or {DATA_DIRECTORY}, where" if is_set else f"or set {DATA_DIRECTORY} to the directory that"
+        raise DataError(
+            f"There is nothing at {str(path)!r}, where the {kind} data set should be. Correct the path, {advice} relative "
+            f"paths start{'' if is_set else ' from'}."
+        )

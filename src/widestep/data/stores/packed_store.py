@@ -139,7 +139,7 @@ def open_packed(path: str | os.PathLike[str]) -> PackedStore:
     DataError
         When it is missing, unfinished, damaged or of a version that is not known here.
     """
-    root = Path(path).expanduser()
+    root = Path(path)
     if not (root / INDEX).is_file():
         if (root / UNFINISHED).exists():
             raise DataError(

@@ -79,7 +79,7 @@ def open_parquet(path: str | os.PathLike[str]) -> ParquetStore:
         damaged, columns are missing, values are missing, or labels or classes do not fit; names file, column and row.
     """
     import_pyarrow()
-    root = Path(path).expanduser()
+    root = Path(path)
     if not root.is_dir():
         raise DataError(
             f"A parquet data set must be a folder of .parquet files. There is none at {str(root)!r}: give the folder that "

@@ -87,7 +87,7 @@ def open_tar(path: str | os.PathLike[str]) -> TarStore:
         When there are no shards for training or validation, a shard is damaged or holds what it must not (see
         `tar_members`), an image has no label or two, a key is used twice, or a label does not fit (see `labels`).
     """
-    root = Path(path).expanduser()
+    root = Path(path)
     train, val = _shards(root)
     witness = "\n".join([str(root.absolute()), *map(_state, train), "", *map(_state, val)])
     arrays = load_index("tar", root, witness)
