@@ -121,7 +121,7 @@ class SlurmCluster:
         try:
             self._wait_for_no_jobs(20.0)
         except AssertionError:
-            # A node that died and came back has forgotten what it was about to complete, and nobody else will say it is done.
+            # A node that died and came back has forgotten what it was about to complete; nobody else will say it is done.
             self.say("scontrol", "update", "nodename=ALL", "state=down", "reason=forgot")
             self._wait_for_no_jobs(60.0)
         self.say("scontrol", "update", "nodename=ALL", "state=resume") if "down" in self.say("sinfo", "-h") else None
