@@ -133,7 +133,7 @@ def test_a_report_of_hostile_names_is_text(hostile, capsys, tmp_path):  # row 98
     for path in drawings:
         check_drawing(path)
     tables = [*hostile.rglob("report/**/*.csv")]
-    assert len(tables) == 4 + len(HOSTILE)
+    assert len(tables) == 5 + len(HOSTILE)
     for path in tables:
         check_table(path)
     for name in ("findings.json", "audit.json"):
