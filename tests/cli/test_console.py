@@ -12,7 +12,7 @@ from widestep.plan.grid import WorkerGrid
 from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 from widestep.train.evaluate import Evaluation
-from widestep.train.loop import StepReport
+from widestep.train.watching import StepReport
 from widestep.workers.launched import Launch
 from widestep.workers.pulse import Pulse
 

@@ -18,10 +18,10 @@ from widestep.cli.ticking import AwakeClock, Ticker
 from widestep.plan.plain import plain
 from widestep.plan.runplan import RunPlan
 from widestep.train.evaluate import Evaluation
-from widestep.train.loop import StepReport
 from widestep.train.remaining import Remaining
 from widestep.train.session import Session
 from widestep.train.state import POLICIES
+from widestep.train.watching import StepReport
 from widestep.workers.world import World
 
 _TICK_SECONDS = 0.25

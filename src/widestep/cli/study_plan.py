@@ -2,7 +2,7 @@
 
 import json as json_module
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from widestep.study.campaign import Campaign, planned_scripts, scheduler_named
 from widestep.study.estimate import Estimate, data_facts, estimate, plans
 from widestep.study.footprint import DiskNeed, Footprint, disk_need
 from widestep.study.store import StudyStore
+from widestep.study.study import Trial
 
 
 def plan(
@@ -92,7 +93,7 @@ def plan(
     run_plans = plans(store.trials, facts)
     if probe:
         refuse_without_files(store.study)
-    found = study_probe.probe(store, num_jobs) if probe else None
+    found = study_probe.probe(store, run_plans, num_jobs) if probe else None
     if on != "local":
         num_jobs = Campaign(store, scheduler_named(on), site).num_side_by_side()
     costs = found.costs if found else None
@@ -118,7 +119,7 @@ def plan(
         print(line)
     for line in planned_lines(store.study, looked) if looked else ():
         print(line)
-    for line in _lines(store, len(left), num_jobs, predicted, disk, found):
+    for line in _lines(store, left, num_jobs, predicted, disk, found):
         print(line)
     for path, text in scripts.items():
         print(f"\n{path}\n{text}", end="")
@@ -170,17 +171,17 @@ def _sought(store: StudyStore, arm: str) -> str:
 
 
 def _lines(
-    store: StudyStore, num_left: int, num_jobs: int, predicted: Estimate, disk: DiskNeed, found: Probe | None
+    store: StudyStore, left: Sequence[Trial], num_jobs: int, predicted: Estimate, disk: DiskNeed, found: Probe | None
 ) -> list[str]:
     """Say what the study comes to: trials, steps, time and disk, each with its basis."""
     at_most = "" if store.searched.is_over() else "at most "
     counted = f"trials     {at_most}{len(store.trials)} different ones ({len(store.study.seeds)} seeds)"
     if store.study.sequential is not None:
         counted = f"now        the next look needs {len(store.trials)} trials"
-    num_stacks = "" if predicted.num_stacks == num_left else f" in {predicted.num_stacks} stacks"
+    num_stacks = "" if predicted.num_stacks == len(left) else f" in {predicted.num_stacks} stacks"
     lines = [
-        f"{counted}, {num_left} to run{num_stacks}",
-        f"images     {predicted.num_images:,} training images in {predicted.num_steps:,} steps{_up_to(store)}",
+        f"{counted}, {len(left)} to run{num_stacks}",
+        f"images     {predicted.num_images:,} training images in {predicted.num_steps:,} steps{_up_to(left)}",
     ]
     if found is not None:
         lines.append(f"probe      {len(found.costs)} kinds of stack measured in {found.seconds:.0f} s")
@@ -194,9 +195,9 @@ def _lines(
     return lines
 
 
-def _up_to(store: StudyStore) -> str:
+def _up_to(left: Sequence[Trial]) -> str:
     """Say that trials under AdaScale are counted at their longest."""
-    some = any(state.trial.recipe.scaling == "adascale" for state in store.states() if not state.finished)
+    some = any(trial.recipe.scaling == "adascale" for trial in left)
     return " at most; AdaScale ends where its gains add up, often long before" if some else ""
 
 

@@ -5,16 +5,17 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from widestep.cli.progress import say
 from widestep.errors import Stopped, WidestepError, WorkerLost
 from widestep.files import write_atomically
+from widestep.plan.runplan import RunPlan
 from widestep.records.environment import require_torch
 from widestep.study.crew import visible_gpus
-from widestep.study.estimate import ShapeCost, finished_costs, plans
+from widestep.study.estimate import ShapeCost, finished_costs
 from widestep.study.store import StudyStore
 from widestep.study.study import Trial
 from widestep.study.work import execution_of, stacks
@@ -40,7 +41,7 @@ class Probe:
     costs: dict[str, ShapeCost]
 
 
-def probe(store: StudyStore, num_jobs: int) -> Probe:
+def probe(store: StudyStore, run_plans: Mapping[str, RunPlan], num_jobs: int) -> Probe:
     """Train a few steps of each kind of stack that is left, in a temporary directory.
 
     Raises
@@ -50,7 +51,7 @@ def probe(store: StudyStore, num_jobs: int) -> Probe:
     """
     require_torch()
     began = time.monotonic()
-    known = finished_costs(store, plans(store.trials))
+    known = finished_costs(store, run_plans)
     kinds: dict[str, Sequence[Trial]] = {}
     for stack in stacks([state.trial for state in store.states() if not state.finished], store):
         if stack[0].recipe.stack_key not in known:

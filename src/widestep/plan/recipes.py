@@ -34,13 +34,12 @@ class NamedRecipe:
         As it was asked for: `mlperf-lars`, `mlperf-lars:32768`, `mine.toml`.
     about
         Of a shipped recipe: `summary`, `source` (where the settings come from), `expected` (what they should give),
-        `verified` (what we have seen ourselves), `status` (`sure`, or `experimental` where settings are second-hand or
-        were never run),
-        `assumed` (`FIELD, FIELD: why` for what the source does not give). Some also have `second_hand` (fields whose values
-        are rounded or reported by others), `quirks` (`FIELD: what it does`), `expected_results` (tables of batch in images
-        a step, accuracy in %, sd in points, n and others) `why` (a sentence by topic of `explain`) and
-        `num_train` (training images of its data, for who reads it without the files). Of a file,
-        whatever its table [about] holds.
+        `verified` (what we have seen ourselves), `status` (`sure`, or `experimental` where settings are second-hand or were
+        never run), `assumed` (`FIELD, FIELD: why` for what the source does not give). Some also have `second_hand` (fields
+        whose values are rounded or reported by others), `quirks` (`FIELD: what it does`), `expected_results` (tables of
+        batch in images a step, accuracy in %, sd in points, n and others), `why` (a sentence by topic of `explain`) and
+        `num_train` (training images of its data, for who reads it without the files). Of a file, whatever its table [about]
+        holds.
     variants
         Names of the variants of its file.
     given

@@ -87,6 +87,7 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
     hidden = y_range is not None and any(value < y_range[0] for one in series for _, value in one.seeds)
     axis = next(iter(axes), "")
     unit = setting_unit(cells[0].cell.recipe, axis) if axis else ""
+    each = [f"n = {min(counts)} each"] if once else []
     words = {"epochs": f"{axis.replace('_', ' ')} (epochs)", "images": "global batch (images a step)"}
     return FigureData(
         number=spec.number,
@@ -95,11 +96,7 @@ def _final(results: StudyResults, spec: FigureSpec, cells: list[CellResults]) ->
         caption=f"Final validation accuracy: mean with {100 * level:g} % t-interval over seeds, single seeds as faint dots."
         + (" Triangles at the lower edge stand for values below the axis." if hidden else "")
         + _counted(results, series),
-        x_label=", ".join(
-            filter(
-                None, [words.get(unit, axis.replace("_", " ")) if numeric else "", f"n = {min(counts)} each" if once else ""]
-            )
-        ),
+        x_label=", ".join([words.get(unit, axis.replace("_", " "))] * numeric + each),
         series=series,
         y_range=y_range,
         x_ticks=ticks,

@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 
@@ -12,7 +10,6 @@ from widestep.data.loading import Kept
 from widestep.errors import Stopped, UsageError, WidestepError
 from widestep.files import write_json
 from widestep.plan.execution import Execution
-from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run
 from widestep.train.accounts import comparison_of_policies, digests, epoch_entry, ledger_entry, metrics_entry
@@ -27,43 +24,13 @@ from widestep.train.session import Member, Session, open_session
 from widestep.train.state import POLICIES, TrainState
 from widestep.train.step import MovingStep, StepRecord, gradients_of
 from widestep.train.stop import StopRequest
+from widestep.train.watching import StepReport, Watcher
 from widestep.workers.engine import Wishes
 from widestep.workers.world import World
 
 _NORMS_KEPT = 5
 _STOP_SECONDS = 3.0
 """What stopping takes besides a step, a save and an evaluation."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """How far training is, for whoever watches."""
-
-    plan: RunPlan
-    step: int
-    loss: float
-    lr: float
-    images_per_second: float
-    data_share: float
-    """Share of the step's time in which the process waited for images."""
-    progress: float
-    """In steps of the schedule, as `RunPlan.length`."""
-
-
-class Watcher(Protocol):
-    """Somebody who is told about the progress; a console, or nobody."""
-
-    def started(self, session: Session) -> None:
-        """Called once everything is in place, before the first step."""
-
-    def stepped(self, report: StepReport) -> None:
-        """Called after every step."""
-
-    def evaluated(self, plan: RunPlan, step: int, evaluation: Evaluation) -> None:
-        """Called after every evaluation."""
-
-    def noted(self, text: str) -> None:
-        """Called once for everything that somebody who reads the results must know."""
 
 
 def train(

@@ -15,10 +15,11 @@ from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
 from widestep.records.run import Run
 from widestep.train.evaluate import Evaluation
-from widestep.train.loop import StepReport, train
+from widestep.train.loop import train
 from widestep.train.normalisation import policy_after
 from widestep.train.session import Session
 from widestep.train.stop import StopRequest
+from widestep.train.watching import StepReport
 from widestep.workers.world import World
 
 _STEPS_BETWEEN = 2
