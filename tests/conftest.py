@@ -66,7 +66,7 @@ def kill_group(child: "subprocess.Popen[str]") -> None:
         child.wait()
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 200.0) -> None:
     """Poll until something holds; fails with `what` after a while."""
     deadline = time.monotonic() + seconds
     while not true():

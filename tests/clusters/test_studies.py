@@ -161,7 +161,7 @@ def test_trials_of_several_nodes_are_computed_together(cluster, command, undistu
     while "submitted" not in (line := child.stderr.readline()):
         assert line
     child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 75
     assert "No longer following. The jobs go on by themselves" in stderr
     again = command.run(words)

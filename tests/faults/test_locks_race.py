@@ -100,12 +100,12 @@ def test_a_job_that_slept_while_another_took_over_writes_nothing_more(
         second = program.start("train", *options({**fields, "epochs": "200"}))
         until(lambda: (directory / "history.jsonl").read_text().count("resumed") == 1, "the second job goes on")
         os.kill(first.pid, signal.SIGCONT)
-        _, said = first.communicate(timeout=60)
+        _, said = first.communicate(timeout=200)
         assert first.returncode == 7
         assert "A run directory has one writer." in said.splitlines()[-1]
         assert "Traceback" not in said
         os.kill(second.pid, signal.SIGTERM)
-        second.communicate(timeout=60)
+        second.communicate(timeout=200)
         assert second.returncode == 75
     finally:
         for child in (first, second):

@@ -305,7 +305,7 @@ def on_small_disk(program: Any, power_cut: Any, tmp_path: Path) -> Callable[...,
             command, env=program.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
         try:
-            stdout, stderr = child.communicate(timeout=90)
+            stdout, stderr = child.communicate(timeout=200)
         finally:
             power_cut(child)
         done = subprocess.CompletedProcess(command, child.returncode, stdout, stderr)

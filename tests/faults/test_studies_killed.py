@@ -70,7 +70,7 @@ def all_finished(store):
 def test_runners_that_are_killed_leave_the_table_of_an_undisturbed_one(begin, start, capsys):  # rows 93 and 94, G12
     calm = begin("calm")
     child = start(calm)
-    assert child.wait(60) == 0
+    assert child.wait(200) == 0
     expected = tables(calm, capsys)
     assert expected[0] == 0
     rng, num_kills, most = random.Random(93), 0, 100 if LONG else 6
@@ -92,7 +92,7 @@ def test_runners_that_are_killed_leave_the_table_of_an_undisturbed_one(begin, st
                 runners[victim] = start(store)
             time.sleep(0.01)
         for runner in runners:
-            assert runner.wait(60) == 0
+            assert runner.wait(200) == 0
         assert tables(store, capsys) == expected
         executed = Counter(line.split()[0] for line in Path(f"{store.directory}.log").read_text().splitlines())
         assert executed.keys() == {trial.fingerprint for trial in store.trials}
@@ -102,7 +102,7 @@ def test_runners_that_are_killed_leave_the_table_of_an_undisturbed_one(begin, st
 def test_four_runners_share_a_study_and_run_nothing_twice(begin, start, capsys):  # row 94
     store = begin("shared")
     runners = [start(store) for _ in range(4)]
-    assert [runner.wait(60) for runner in runners] == [0] * 4
+    assert [runner.wait(200) for runner in runners] == [0] * 4
     executed = [line.split() for line in Path(f"{store.directory}.log").read_text().splitlines()]
     assert sorted(name for name, _ in executed) == sorted(trial.fingerprint for trial in store.trials)
     assert len({process for _, process in executed}) > 1
@@ -147,7 +147,7 @@ def test_two_runners_at_once_and_their_real_workers_killed(program, tmp_path, un
     first, second = program.start(*command("shaken"), heard=False), program.start(*command("shaken"), heard=False)
     until(lambda: list(tmp_path.glob("shaken/trials/*/epochs.csv")) or second.poll() is not None, "a run is under way")
     power_cut(first)
-    second.wait(120)
+    second.wait(200)
     power_cut(second)
     again = program(*command("shaken"))
     assert again.code == 0, again.stderr

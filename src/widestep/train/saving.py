@@ -66,6 +66,7 @@ class _Save:
     """Seconds for which training waited."""
     computed: float = 0.0
     """Seconds of the processor that the thread took away from training."""
+    ended: float = 0.0
     failure: BaseException | None = None
     thread: Thread | None = field(default=None, repr=False)
 
@@ -76,6 +77,7 @@ class _Save:
         except BaseException as error:  # noqa: BLE001 - told to the main thread, which decides
             self.failure = error
         self.computed = time.thread_time()
+        self.ended = time.monotonic()
 
 
 class Saver:
@@ -181,7 +183,7 @@ class Saver:
         self._now, now = None, time.monotonic()
         self.pace.count(now - self._began, save.blocked + save.computed)
         if save.failure is None:
-            self.longest = max(self.longest, now - save.began)
+            self.longest = max(self.longest, save.ended - save.began)
             self.saved_step = save.step
             for copy in save.copies:
                 copy.acknowledge()

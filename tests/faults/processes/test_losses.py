@@ -80,7 +80,7 @@ def test_no_restarts_when_none_are_wanted(job: Any, uninterrupted: Any) -> None:
 
 def test_the_launcher_is_killed(job: Any, uninterrupted: Any, until: Any) -> None:  # row 3
     child = job.fail_at(process=0, step=13, how="signal the launcher", number=int(signal.SIGKILL)).start(processes=3)
-    child.communicate(timeout=60)
+    child.communicate(timeout=200)
     assert child.returncode == -signal.SIGKILL
     job.faults.clear()
     ended = job.train(processes=2)

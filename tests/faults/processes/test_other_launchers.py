@@ -47,7 +47,7 @@ def by_hand(job: Any, port: int) -> Any:
 def test_a_process_that_never_comes(by_hand: Any, job: Any) -> None:  # row 33
     said = []
     for child in by_hand(3, 0, 1, join_timeout="4s"):
-        _, stderr = child.communicate(timeout=60)
+        _, stderr = child.communicate(timeout=200)
         assert child.returncode == 5, stderr
         said.append(stderr.splitlines()[-1])
     assert said[0].startswith("widestep: All 3 processes must meet within 4 s. 2 came; missing: 2. See whether they were ")
@@ -57,7 +57,7 @@ def test_a_process_that_never_comes(by_hand: Any, job: Any) -> None:  # row 33
 
 def test_process_0_never_comes(by_hand: Any, job: Any) -> None:
     (child,) = by_hand(2, 1, join_timeout="2s")
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 5
     assert stderr.splitlines()[-1].startswith("widestep: All 2 processes must meet at 127.0.0.1:")
     assert "Process 1 could not" in stderr
@@ -68,7 +68,7 @@ def test_a_port_that_is_taken(by_hand: Any, port: int) -> None:  # row 30
         other.bind(("127.0.0.1", port))
         other.listen()
         (child,) = by_hand(2, 0)
-        _, stderr = child.communicate(timeout=60)
+        _, stderr = child.communicate(timeout=200)
     assert child.returncode == 5
     assert stderr.splitlines()[-1] == (
         f"widestep: Process 0 must be able to listen at 127.0.0.1:{port}. It could not: Address already in use. Export "
@@ -80,7 +80,7 @@ def test_a_process_that_is_silent_is_lost(by_hand: Any, job: Any, uninterrupted:
     """Nobody watches over processes of other launchers, so the others give up after the time that was set."""
     job.fail_at(process=1, step=7, how="stop")
     one, other = by_hand(2, 0, 1, hang_timeout="3s", checkpoint_every="2st")
-    _, stderr = one.communicate(timeout=60)
+    _, stderr = one.communicate(timeout=200)
     assert one.returncode == 8, stderr
     said = f"widestep: All 2 processes of a job must live. Process 0 lost process 1 on {socket.gethostname()} at step "
     assert stderr.splitlines()[-1].startswith(said)
@@ -109,7 +109,7 @@ def test_torchrun_dies_of_sigusr1_and_its_processes_save(job: Any, uninterrupted
     child = job.start(under=TORCHRUN)
     until(lambda: steps_saved(job.directory) >= 5, "five steps")
     os.kill(child.pid, signal.SIGUSR1)
-    child.communicate(timeout=60)
+    child.communicate(timeout=200)
     assert child.returncode == -signal.SIGUSR1
     until(lambda: (job.directory / "STATUS").read_text() == "stopped\n", "they have saved and stopped")
     job.faults.clear()

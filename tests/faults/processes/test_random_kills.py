@@ -113,7 +113,7 @@ def test_torchrun_and_ddp_beside(job: Any, record: Any, tmp_path: Path) -> None:
         )
         job.children.append(child)
         if kill is None:
-            child.wait(120)
+            child.wait(200)
             return None
         wait((folder / "progress").exists, 60)
         time.sleep(float(rng.uniform(0, 0.5)))
@@ -157,7 +157,7 @@ def test_other_processes_each_time(job: Any, uninterrupted: Any, record: Any, nu
         wait(lambda child=child, until=until: steps_saved(job.directory) >= until or child.poll() is not None, 60)
         if child.poll() is None:
             os.kill(child.pid, int(rng.choice([signal.SIGKILL, signal.SIGTERM])))
-        child.communicate(timeout=60)
+        child.communicate(timeout=200)
     assert job.train(2, **fields).code == 0
     expected = job.directory.with_name("expected")
     name, job.directory = job.directory, expected

