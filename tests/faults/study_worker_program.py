@@ -1,7 +1,7 @@
 """Works on a study as `widestep study work` does, with runs of milliseconds and numbers that follow from the recipe.
 
-Arguments: the study, and a file that a line is added to for every run. Trials of a poisonous momentum end as
-real ones may: 0.1 diverges, 0.2 has no memory, 0.3 has bad data.
+Arguments: the study, a file that a line is added to for every run, and how many such processes must have begun a run before
+any goes on. Trials of a poisonous momentum end as real ones may: 0.1 diverges, 0.2 has no memory, 0.3 has bad data.
 """
 
 import importlib.util
@@ -22,12 +22,20 @@ assert spec.loader is not None
 fake = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake)
 
-directory, log = map(Path, sys.argv[1:])
+directory, log = map(Path, sys.argv[1:3])
+num_processes = int(sys.argv[3])
 store = StudyStore.open(directory)
+
+
+def wait_for_the_others() -> None:
+    (log.parent / f"begun-{os.getpid()}").touch()
+    while len([*log.parent.glob("begun-*")]) < num_processes:
+        time.sleep(0.001)
 
 
 def execute(trials: Sequence[Trial]) -> None:
     for trial in trials:
+        wait_for_the_others()
         run = store.run(trial)
         if trial.recipe.momentum == 0.2:
             raise MemoryError

@@ -104,6 +104,18 @@ def test_srun_step_on_one_host() -> None:
     assert detect(one_host) == Launch("srun", 6, 8, 6, "127.0.0.1", 14_711)
 
 
+def test_steps_of_a_job_that_run_side_by_side_listen_apart() -> None:
+    """`srun ... & srun ... & wait` on one node; MASTER_PORT still has the last word."""
+    ports = []
+    for step in range(40):
+        found = detect({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_STEP_ID": str(step)})
+        assert found is not None
+        ports.append(found.port)
+    assert ports[:2] == [14_711, 15_720]
+    assert len(set(ports)) == 40
+    assert all(10_000 <= port < 60_000 for port in ports)
+
+
 def test_batch_shell_is_no_launch() -> None:
     assert detect(BATCH_SHELL) is None
     assert detect({**BATCH_SHELL, "SLURM_STEP_NUM_TASKS": "8"}) is None  # as a user may export it

@@ -235,6 +235,7 @@ def test_signals_are_passed_on(run: Any, tmp_path: Path, number: int) -> None:  
     def body(launch: Launch, pulse: Pulse) -> int:
         def stop(got: int, _frame: Any) -> None:
             (tmp_path / f"got{launch.process}").write_text(str(got))
+            wait_for((tmp_path / f"got{1 - launch.process}").exists)  # as training does, which ends together
             raise Stopped("Saved.")
 
         signal.signal(number, stop)

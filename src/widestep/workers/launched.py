@@ -65,6 +65,8 @@ class Launch:
         return self.launcher == "widestep"
 
 
+_PORTS_BETWEEN_STEPS = 1_009
+
 # launcher -> variables of (process, number of processes, local process, local number); the first complete row wins.
 # OpenMPI precedes SLURM: inside a batch job started by mpirun, SLURM's variables describe mpirun's own daemons.
 # SLURM counts only inside a step (srun): in the batch shell its variables are set though one process runs.
@@ -112,7 +114,7 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
             num_processes=num_processes,
             local_process=_number(env, local, launcher, "0"),
             address=address,
-            port=_number(env, "MASTER_PORT", launcher, _port_of_job(env)),
+            port=_number(env, "MASTER_PORT", launcher, _port_of_job(env, launcher)),
             attempt=_number(env, restarts, launcher, "0"),
             one_host=one_host,
             has_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -212,6 +214,8 @@ def is_launched(environment: Mapping[str, str] | None = None) -> bool:
         return True
 
 
-def _port_of_job(env: Mapping[str, str]) -> str:
+def _port_of_job(env: Mapping[str, str], launcher: str) -> str:
+    """Choose a port that other jobs, and other steps of this one that run beside it, do not choose."""
     job = env.get("LSB_JOBID") or env.get("SLURM_JOB_ID") or "0"
-    return str(10_000 + int(job) % 50_000)
+    step = env["SLURM_STEP_ID"] if launcher == "srun" else "0"  # mpirun: only of those that its own step has started
+    return str(10_000 + (int(job) + _PORTS_BETWEEN_STEPS * int(step)) % 50_000)
