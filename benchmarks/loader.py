@@ -102,7 +102,7 @@ Batches = Callable[[], Iterator[Any]]
 def _of_widestep(settings: dict[str, Any], form: str) -> Batches:
     """Ask for batches as training does, two ahead of the one that is waited for; or take them before they are normalised.
 
-    A GPU normalises by itself: then bytes are all that the processor makes.
+    A GPU mirrors and normalises by itself: then bytes are all that the processor makes.
     """
     keep_freed_memory()  # as training does
     takes_bytes = settings["who"].startswith("widestep uint8")
@@ -203,7 +203,7 @@ def _of_decoding(settings: dict[str, Any], form: str) -> Batches:
 
 
 def _of_decoding_and_cropping(settings: dict[str, Any], form: str) -> Batches:
-    """Decode, crop and resize one image after the other, without batches, order or normalisation: what loading adds to."""
+    """Decode, crop and resize one image after the other, without batches, order or what a GPU does: what loading adds to."""
     keep_freed_memory()
     store = open_store(_FORMS[form], Path(settings["path"]))
     ids, keys = _shuffled(store.num_train)
@@ -216,7 +216,7 @@ def _of_decoding_and_cropping(settings: dict[str, Any], form: str) -> Batches:
             for place, image in enumerate(ids[start : start + IMAGES].tolist()):
                 picture = open_picture(store.read(image))
                 box = crop_box(draws, place, picture.width, picture.height)
-                crop_view(picture.decode(box, trusted=image in seen), bool(draws.flip[place]), out)
+                crop_view(picture.decode(box, trusted=image in seen), out)
                 seen.add(image)
             yield out
 

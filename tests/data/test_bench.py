@@ -55,9 +55,9 @@ def measured(monkeypatch, clock, picture):
     def measure(work, num_threads=0, augment="random-resized-crop"):
         view = photo_source.crop_view
 
-        def slow_view(pixels, flip, out):
+        def slow_view(pixels, out):
             clock.worked += work
-            view(pixels, flip, out)
+            view(pixels, out)
 
         monkeypatch.setattr(photo_source, "crop_view", slow_view)
         store = Store(picture, clock)

@@ -140,6 +140,17 @@ def test_images_that_stay_on_the_device_come_without_a_wait(forbidding: Callable
     assert torch.equal(found.cpu(), normalised(on_processor.get(ids, shifts)))
 
 
+def test_images_are_flipped_on_the_device_without_a_wait(forbidding: Callable[[], None]) -> None:
+    generator = np.random.default_rng(0)
+    images, flip = torch.from_numpy(generator.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)), generator.random(20) < 0.5
+    on_device = images.cuda()
+    normalised(on_device, flip)  # brings constants to the device
+    forbidding()
+    found = normalised(on_device, flip)
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.cpu(), normalised(images, flip))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("num_spoilt", [0, 3])
 def test_the_same_bytes_as_waiting_in_every_step(name: OptimizerName, num_spoilt: int) -> None:  # W7

@@ -99,7 +99,7 @@ def recipes(draw: st.DrawFn, name: OptimizerName) -> Recipe:
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_steps_follow_the_formula(name: OptimizerName, data: st.DataObject) -> None:  # O1, O2, O3, O4, O5, W5
     """Several steps of tensors of any shape and size, at rates that change, to float32 rounding."""
     recipe = data.draw(recipes(name))

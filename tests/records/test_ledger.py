@@ -183,7 +183,7 @@ def applied(step):
     return counts, step["gradient_scale"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(first=LEDGERS, second=LEDGERS, alike=st.booleans())
 def test_ledgers_compare_as_what_they_hold(tmp_path_factory, first, second, alike):
     if alike:  # as chance would hardly have it

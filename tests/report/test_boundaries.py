@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -45,7 +45,6 @@ def test_the_error_between_looks_is_that_of_pococks_constants(num_looks, constan
 
 
 @pytest.mark.parametrize("spending", list(SPENDING))
-@settings(deadline=None)
 @given(share=st.floats(1e-6, 0.5), time=st.floats(0.01, 1.0))
 def test_spending_ends_with_all_and_never_overspends(spending, share, time):
     spend = SPENDING[spending]
@@ -75,14 +74,12 @@ def test_few_pairs_keep_the_error_rate(counts, share, spending):
     assert crossed(counts, share, spending) == pytest.approx(share, abs=4.5 * spread + 0.01 * share)
 
 
-@settings(deadline=None)
 @given(p=st.floats(1e-7, 0.49), count=st.integers(2, 40))
 def test_one_look_with_all_seeds_is_the_plain_test(p, count):
     assert sequential_p([p], [1.0], [count], "obrien-fleming") == pytest.approx(p, rel=0.01)
 
 
 @pytest.mark.parametrize("spending", list(SPENDING))
-@settings(deadline=None)
 @given(share=st.floats(1e-6, 0.4))
 def test_a_sequential_p_is_the_error_rate_whose_boundary_is_met(spending, share):
     times, counts = [1 / 3, 2 / 3, 1.0], [4, 8, 12]
@@ -93,7 +90,6 @@ def test_a_sequential_p_is_the_error_rate_whose_boundary_is_met(spending, share)
             assert sequential_p(p_values, times[:look], counts[:look], spending) == pytest.approx(share, rel=0.01)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-9, 1.0), min_size=2, max_size=4))
 def test_more_looks_never_take_back_what_was_shown(p_values):
     times, counts = [0.25, 0.5, 0.75, 1.0], [3, 6, 9, 12]

@@ -394,7 +394,7 @@ def generated(draw: st.DrawFn) -> Study:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(generated())
 def test_any_study_comes_back_from_toml(study):
     again = parse(to_toml(study))

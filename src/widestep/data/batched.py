@@ -1,4 +1,4 @@
-"""Whole batches of decoded images at once, on any device: shift and flip, and normalisation.
+"""Batches of decoded images, on any device: shift and flip, and normalisation.
 
 Images are uint8 of shape (M, H, W, 3), red first; every operation treats each image alone, so a batch is cut as one likes.
 """
@@ -24,22 +24,37 @@ def _offset_and_scale(width: int, device: torch.device) -> tuple[Tensor, Tensor]
     return first, second
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalised(images: Tensor, flip: NDArray[np.bool_] | None = None) -> Tensor:
     """Return (pixel / 255 - mean) / std of every channel, with the constants of ImageNet.
 
     Parameters
     ----------
     images
         uint8, shape (M, H, W, 3).
+    flip
+        Which of them to flip left to right, shape (M,); None for none.
 
     Returns
     -------
     float32, shape (M, 3, H, W), in torch's channels_last memory format.
     """
     num_images, height, width, channels = images.shape
-    rows = images.view(num_images, height, width * channels).to(torch.float32)
     offset, scale = _offset_and_scale(width, images.device)
-    return rows.sub_(offset).mul_(scale).view(images.shape).permute(0, 3, 1, 2)
+    if flip is not None and images.device.type == "cpu":
+        # One after the other, while it lies in the processor's cache: half the time of a large batch at once.
+        rows = torch.empty(num_images, height, width * channels)
+        for row, image, is_flipped in zip(rows, images, flip.tolist(), strict=True):
+            row.view(image.shape).copy_(image.flip(1) if is_flipped else image)
+            row.sub_(offset).mul_(scale)
+    else:
+        shown = images if flip is None else _flipped_on_device(images, flip)
+        rows = shown.view(num_images, height, width * channels).to(torch.float32).sub_(offset).mul_(scale)
+    return rows.view(images.shape).permute(0, 3, 1, 2)
+
+
+def _flipped_on_device(images: Tensor, flip: NDArray[np.bool_]) -> Tensor:
+    chosen = to_device(torch.from_numpy(flip), images.device).view(-1, 1, 1, 1)
+    return torch.where(chosen, images.flip(2), images)
 
 
 def padded(images: Tensor) -> Tensor:
@@ -77,10 +92,8 @@ def shifted(images: Tensor, index: Tensor, shifts: Shifts) -> Tensor:
 
 def _cut_on_device(windows: Tensor, index: Tensor, shifts: Shifts) -> Tensor:
     """Cut in few and simple operations: where torch must be deterministic, to write by index means to sort first."""
-    draws = np.stack((shifts.down, shifts.across, shifts.flip.astype(np.int64)))
-    down, across, flip = to_device(torch.from_numpy(draws), windows.device)
-    cut = windows[index, down, across]
-    return torch.where(flip.bool().view(-1, 1, 1, 1), cut.flip(2), cut)
+    down, across = to_device(torch.from_numpy(np.stack((shifts.down, shifts.across))), windows.device)
+    return _flipped_on_device(windows[index, down, across], shifts.flip)
 
 
 def _cut(windows: NDArray[Any], index: NDArray[np.int64], shifts: Shifts) -> NDArray[Any]:

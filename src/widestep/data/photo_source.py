@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from widestep.data.augment import Augmentation, Shifts, crop_box, crop_draws, whole_draws
+from widestep.data.augment import Augmentation, CropDraws, Shifts, crop_box, crop_draws, whole_draws
 from widestep.data.batched import normalised, padded, shifted
 from widestep.data.damage import StandIns
 from widestep.data.decode import Picture, cut, explaining, open_picture
@@ -93,7 +93,8 @@ class PhotoSource:
     def training_images(self, ids: NDArray[np.int64], keys: U64) -> Images:
         """Begin to load augmented images, shape (M, 3, size, size)."""
         if self._augment == "random-resized-crop":
-            return _Photos(self, self._begin(ids, self._random_view(keys)))
+            draws = crop_draws(keys)
+            return _Photos(self, self._begin(ids, self._random_view(draws)), flip=draws.flip)
         return self._whole(ids, whole_draws(self._augment, keys))
 
     def evaluation_images(self, ids: NDArray[np.int64]) -> Images:
@@ -120,14 +121,14 @@ class PhotoSource:
     def _centre(self, place: int, picture: Picture, trusted: bool, out: Pixels) -> None:
         centre_view(picture.decode(trusted=trusted), self._size, self._short_side, out)
 
-    def _random_view(self, keys: U64) -> View:
-        draws, is_thorough = crop_draws(keys), self._stand_ins is not None
+    def _random_view(self, draws: CropDraws) -> View:
+        is_thorough = self._stand_ins is not None
 
         def view(place: int, picture: Picture, trusted: bool, out: Pixels) -> None:
             box = crop_box(draws, place, picture.width, picture.height)
             # Whether an image is skipped must not depend on where it is cropped.
             pixels = cut(picture.decode(), box) if is_thorough and not trusted else picture.decode(box, trusted=trusted)
-            crop_view(pixels, bool(draws.flip[place]), out)
+            crop_view(pixels, out)
 
         return view
 
@@ -211,12 +212,14 @@ class _Photos:
     source: PhotoSource
     decoding: _Decoding
     shifts: Shifts | None = None
+    flip: NDArray[np.bool_] | None = None
+    """After everything else, where there are no shifts."""
 
     def result(self) -> Tensor:
         images = self.source.to_device(self.decoding.result())
         if self.shifts is not None:
             images = shifted(padded(images), torch.arange(len(images), device=images.device), self.shifts)
-        return normalised(images)
+        return normalised(images, self.flip)
 
     def replaced(self) -> dict[int, int]:
         return self.decoding.replaced

@@ -53,14 +53,9 @@ def centre_view(pixels: Pixels, size: int, short_side: int, out: Pixels) -> None
     out[...] = resized[top : top + size, left : left + size]
 
 
-def crop_view(pixels: Pixels, flip: bool, out: Pixels) -> None:
-    """Resize a box that has been cut out to the size of `out` (size, size, 3), flipped left to right if asked."""
-    resized = _resized(pixels, out.shape[1], out.shape[0])
-    if not flip:
-        out[...] = resized
-        return
-    for channel in range(3):  # faster than all at once, and unlike torch's flip it never starts threads
-        out[:, :, channel] = resized[:, ::-1, channel]
+def crop_view(pixels: Pixels, out: Pixels) -> None:
+    """Resize a box that has been cut out to the size of `out` (size, size, 3)."""
+    out[...] = _resized(pixels, out.shape[1], out.shape[0])
 
 
 def _resized(pixels: Pixels, width: int, height: int) -> Pixels:

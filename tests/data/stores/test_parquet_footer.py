@@ -23,7 +23,7 @@ def by_pyarrow(path):
 VALUES = st.lists(st.none() | st.binary(max_size=5), min_size=1, max_size=20)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(VALUES, st.integers(1, 7), st.booleans(), st.sampled_from(["1.0", "2.4", "2.6"]))
 def test_counts_are_those_of_pyarrow(tmp_path, values, rows_a_group, has_statistics, version):
     columns = {

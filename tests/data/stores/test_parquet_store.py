@@ -308,7 +308,7 @@ def test_a_file_that_was_cut_short(write):
         open_parquet(root)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32), codec=st.sampled_from(["none", "snappy", "zstd"]), dictionary=st.booleans(), data=st.data()
 )

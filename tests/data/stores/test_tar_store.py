@@ -275,7 +275,7 @@ def test_a_shard_that_changes_later_is_named(write):
 HOSTILE = [b"../x", b"/etc/", b"7777777", b"\x80\xff\xff\xff", b"2", b"5", b"L", b"x", b"g", b"S"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_hostile_headers_touch_nothing(write, data):
     """Headers with any bytes changed, most with their checksum made right again: an error that explains, or images."""
