@@ -147,9 +147,6 @@ def test_one_task_is_stopped_alone_and_a_cancelled_one_stays_away(cluster, comma
     until(lambda: not cluster.states(job), "no task is left")
     assert sum("stopped" in one for one in events(command.directory).values()) >= 2
     again = command.run(words)
-    if again.returncode == 8:  # on a busy machine SLURM has been seen to kill the job steps that follow cancelled ones
-        assert "no trial has come further" in again.err
-        again = command.run(words)
     assert again.returncode == 0, again.err
     assert command.statuses() == ["complete"] * 4
 
