@@ -111,6 +111,31 @@ def test_against_torch_alone(
         torch.testing.assert_close(weights[name].double(), tensor, rtol=1e-4, atol=2e-6, msg=name)
 
 
+OTHERWISE = """
+        self.last.weight = nn.Parameter(self.last.weight.data.t().contiguous().t())
+        self.bn.register_buffer("turned", torch.arange(6.0).view(2, 3).t())
+        self.to(memory_format=torch.channels_last)
+
+    def forward"""
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw", "lars-torch"])
+def test_weights_may_be_laid_out_in_any_order(
+    small: Make, train_one: Make, written: Make, tmp_path: Path, optimizer: str
+) -> None:
+    """torch's fused optimizers on the processor take weight and gradient for laid out alike, and do not look."""
+    usual = BODY.replace("\n    def forward", OTHERWISE.splitlines()[2] + "\n\n    def forward")
+    for name, body in (("usual", usual), ("otherwise", BODY.replace("\n    def forward", OTHERWISE))):
+        recipe = small(model=written(body, name=name), optimizer=optimizer, base_lr=0.01, epochs="6st")
+        train_one(tmp_path / name, recipe)
+    one, other = (load_file(tmp_path / name / "checkpoints/final.safetensors") for name in ("usual", "otherwise"))
+    made = build_model(str(tmp_path / "otherwise.py:Net"), num_classes=10, image_shape=(1, 8, 8))
+    made.initialise(0, Stream(0, "init").key())
+    assert not one["conv.weight"].equal(made.slot_parameters(0)["conv.weight"])
+    assert one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)
+
+
 def test_frozen_parameters_stay(small: Make, train_one: Make, lines: Make, written: Make, tmp_path: Path) -> None:
     """They are part of the weights, to the bit as they were made, and of no gradient and no optimizer."""
     recipe = small(model=written(), epochs="5st", seed=3, weight_decay=0.1)

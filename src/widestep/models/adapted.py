@@ -64,6 +64,7 @@ class AdaptedModel(StackedModel):
             raise UsageError(f"{self.source.name} must return a torch.nn.Module; it returned a {type(module).__name__}.")
         try:
             _check(module)
+            _lay_out(module)
             _adapt(module, context)
         except UsageError as error:
             raise UsageError(f"The model {self.source.name} cannot be trained as it is. {error}") from error
@@ -164,6 +165,16 @@ def _check(network: nn.Module) -> None:
             raise UsageError(f"Its parameters must be float32, in bf16 training too: {name} is {parameter.dtype}.")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UsageError("It has no parameters to train.")
+
+
+def _lay_out(network: nn.Module) -> None:
+    """Let all weights lie in memory as their shapes say: sums, optimizers and checkpoints go through them in that order.
+
+    A module may be made with others, by `.to(memory_format=torch.channels_last)` or from a transposed matrix.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.stride() != torch.empty(tensor.shape, device="meta").stride():
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
 
 def _adapt(network: nn.Module, context: BlockContext) -> None:
