@@ -53,7 +53,7 @@ def contest(
     Parameters
     ----------
     within
-        Seconds after which no further round begins, and who is not ready is left out.
+        Seconds within which all rounds but the first end, and after which who is not ready is left out.
     warming
         Contenders that prepare at the same time.
     """
@@ -67,11 +67,14 @@ def contest(
         try:
             with ThreadPoolExecutor(warming) as pool:
                 list(pool.map(lambda name: _ask(entered[name], "warm", outcomes[name]), entered))
+            longest = 0.0
             for turn in range(rounds):
-                if turn and time.monotonic() > deadline:
+                began = time.monotonic()
+                if turn and began + longest > deadline:
                     break
                 for name in entered if turn % 2 == 0 else reversed(entered):
                     _ask(entered[name], "turn", outcomes[name])
+                longest = max(longest, time.monotonic() - began)
             for name, process in entered.items():
                 _ask(process, "end", outcomes[name])
         finally:

@@ -30,8 +30,8 @@ ON_CPU: tuple[Case, ...] = (
 )
 """Of the CIFAR network, 240 workers have 32 images each instead of 128: a step of all would take minutes."""
 ON_GPU: tuple[Case, ...] = (
-    {**_CIFAR, "precision": "bf16", "workers": 240, "images": 128, "rounds": 3, "within": 45},
-    {**_CIFAR, "workers": 240, "images": 128, "rounds": 3, "within": 45},
+    {**_CIFAR, "precision": "bf16", "workers": 240, "images": 128, "rounds": 3, "within": 28},
+    {**_CIFAR, "workers": 240, "images": 128, "rounds": 3, "within": 28},
 )
 QUICK: Case = {**_DIGITS, "workers": 5, "images": 4, "rounds": 2}
 

@@ -86,13 +86,13 @@ part "packages to test" 30 "$PYTHON" -m benchmarks.needed test
 SIDE_BY_SIDE=$("$PYTHON" -c 'import xdist' 2>/dev/null && echo "-n $(($(nproc) < 8 ? $(nproc) : 8))")
 CHOSEN=$([[ $QUICK == 1 ]] && echo "-k cifar-resnet20")
 # shellcheck disable=SC2086 # options, each a word of its own
-part laws 170 "$PYTHON" -m pytest tests/gpu -q -p no:cacheprovider $SIDE_BY_SIDE $CHOSEN
+part laws 170 "$PYTHON" -m pytest tests/gpu -q -p no:cacheprovider -p no:benchmark $SIDE_BY_SIDE $CHOSEN
+measure resident 40 resident
+measure memory 80 memory
 if [[ $QUICK != 1 ]]; then
   measure "training, CIFAR" 120 training --model cifar-resnet20
 fi
 measure emulation 100 emulation
-measure resident 40 resident
-measure memory 80 memory
 
 "$PYTHON" - "$OUT" "$WORK/parts" <<'END' || FAILED=$((FAILED + 1))
 import json, sys

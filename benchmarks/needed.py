@@ -9,8 +9,15 @@ from importlib.util import find_spec
 
 TRAIN = {"torch": "torch", "numpy": "numpy", "pydantic": "pydantic", "safetensors": "safetensors", "pillow": "PIL"}
 TRAIN |= {"simplejpeg": "simplejpeg"}
-TEST = {**TRAIN, "cyclopts": "cyclopts", "rich": "rich", "pytest": "pytest", "pytest-timeout": "pytest_timeout"}
-REST = {"scipy": "scipy", "matplotlib": "matplotlib", "jinja2": "jinja2", "hypothesis": "hypothesis", "pyarrow": "pyarrow"}
+TEST = {
+    **TRAIN,
+    "cyclopts": "cyclopts",
+    "rich": "rich",
+    "pytest": "pytest",
+    "pytest-timeout": "pytest_timeout",
+    "hypothesis": "hypothesis",
+}
+REST = {"scipy": "scipy", "matplotlib": "matplotlib", "jinja2": "jinja2", "pyarrow": "pyarrow"}
 PEERS = {"torchvision": "torchvision", "timm": "timm"}
 PARTS = {"train": TRAIN, "test": TEST}
 

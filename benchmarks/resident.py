@@ -22,7 +22,7 @@ _CONTENDERS = ("torchvision", "torchvision, 2 workers", "widestep")
 
 def run(wanted: Wanted) -> list[Row]:
     """Draw images in the size of CIFAR's and load them with the usual augmentation."""
-    num_images, passes, rounds = (300, 1, 2) if wanted.quick else (5000, 5, 9)
+    num_images, passes, rounds = (300, 1, 2) if wanted.quick else (5000, 1, 4) if wanted.gpu else (5000, 5, 9)
     contenders = _CONTENDERS[2 if wanted.quick and not wanted.gpu else 0 :]
     shared = {"images": num_images, "passes": passes, "device": wanted.device}
     outcomes = contest(__name__, {name: {"who": name, **shared} for name in contenders}, rounds, warming=2)

@@ -26,7 +26,7 @@ ON_CPU: tuple[Case, ...] = (
     {"model": "cifar-resnet56", "image": (3, 32, 32), "images": 64, "steps": 1, "rounds": 7, "augment": "none"},
 )
 ON_GPU: tuple[Case, ...] = (
-    {"model": "resnet50", "image": (3, 224, 224), "images": 128, "steps": 10, "rounds": 5, "augment": "none", "within": 150},
+    {"model": "resnet50", "image": (3, 224, 224), "images": 128, "steps": 10, "rounds": 5, "augment": "none", "within": 135},
     {
         "model": "cifar-resnet20",
         "image": (3, 32, 32),
@@ -34,7 +34,7 @@ ON_GPU: tuple[Case, ...] = (
         "steps": 10,
         "rounds": 5,
         "augment": "shift-flip",
-        "within": 90,
+        "within": 70,
     },
 )
 QUICK: tuple[Case, ...] = (

@@ -27,7 +27,7 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 _SOURCE = Path(widestep.__file__).resolve().parents[1]
-_PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR")
+_PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,9 @@ CONTENDERS_OF_A_TEST = """
 import sys, time
 from pathlib import Path
 
+now = 0.0
+time.perf_counter = lambda: now
+
 def enter(settings):
     who, log = settings["who"], Path(settings["log"])
     if who == "missing":
@@ -127,13 +130,14 @@ def enter(settings):
         time.sleep(60)
 
     def turn():
+        global now
         with log.open("a") as file:
             file.write(who + "\\n")
         if who == "fails" and log.read_text().count(who) == 3:
             raise ValueError("the third\\ntime")
         if who == "dies" and log.read_text().count(who) == 2:
             sys.exit("gone")
-        time.sleep(0.02 * settings["slow"])
+        now += 0.02 * settings["slow"]
         return {"turns": log.read_text().count(who)}
 
     return turn
@@ -168,8 +172,28 @@ def test_contenders_take_turns_and_fail_alone(tmp_path, monkeypatch):
     assert set(row["absent"]) == {"fails", "dies", "missing"}
     against = row["contenders"]["noisy"]["against"]
     assert set(against) == {"a"}
-    assert 1.5 < against["a"]["times_as_fast"]["median"] < 4.5  # 60 against 20 ms
-    assert 100 < row["contenders"]["a"]["images_per_second"]["median"] < 167  # 10 in 60 ms
+    assert against["a"]["times_as_fast"]["median"] == pytest.approx(3)  # 60 against 20 ms
+    assert row["contenders"]["a"]["images_per_second"]["median"] == pytest.approx(10 / 0.06)
+
+
+@pytest.mark.processes
+def test_no_round_begins_that_would_end_too_late(tmp_path, monkeypatch):
+    """Rounds of 10 s within 35: a fourth one would end after 40."""
+    from benchmarks import contest
+
+    (tmp_path / "contenders_of_a_test.py").write_text(CONTENDERS_OF_A_TEST)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(tmp_path)]))
+    now, ask = [0.0], contest._ask
+
+    def slow_ask(process, what, outcome):
+        ask(process, what, outcome)
+        now[0] += 10.0 if what == "turn" else 0.0
+
+    monkeypatch.setattr(contest, "_ask", slow_ask)
+    monkeypatch.setattr(contest.time, "monotonic", lambda: now[0])
+    settings = {"who": "a", "log": str(tmp_path / "log.txt"), "slow": 1}
+    [outcome] = contest.contest("contenders_of_a_test", {"a": settings}, 9, within=35.0).values()
+    assert (outcome.failure, len(outcome.seconds)) == (None, 3)
 
 
 @pytest.mark.processes

@@ -29,9 +29,9 @@ def test_gpus_chosen_by_the_user(monkeypatch, chosen, found):
 @pytest.mark.parametrize("number", [0, 3])
 def test_gpus_of_the_machine(monkeypatch, tmp_path, number):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for index in range(number):
-        (tmp_path / "driver" / f"0000:0{index}:00.0").mkdir(parents=True)
-    monkeypatch.setattr(crew, "Path", lambda text: tmp_path / "driver" if text == "/proc/driver/nvidia/gpus" else Path(text))
+    for name in ("null", "nvidiactl", "nvidia-uvm", "nvidia-caps", *(f"nvidia{index + 2}" for index in range(number))):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(crew, "_DEVICES", tmp_path)
     assert visible_gpus() == [str(index) for index in range(number)]
 
 

@@ -18,6 +18,7 @@ from widestep.study.study import Trial
 from widestep.workers.launched import attached_environment
 
 _POLL_SECONDS = 0.25
+_DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -206,5 +207,5 @@ def visible_gpus() -> Sequence[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [number.strip() for number in chosen.split(",") if number.strip() not in ("", "-1")]
-    folder = Path("/proc/driver/nvidia/gpus")
-    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+    # In a container only those that it was given; the driver's own list in /proc names all of the machine, or is not there.
+    return [str(number) for number, _ in enumerate(_DEVICES.glob("nvidia[0-9]*"))]
