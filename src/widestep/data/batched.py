@@ -47,14 +47,13 @@ def normalised(images: Tensor, flip: NDArray[np.bool_] | None = None) -> Tensor:
             row.view(image.shape).copy_(image.flip(1) if is_flipped else image)
             row.sub_(offset).mul_(scale)
     else:
-        shown = images if flip is None else _flipped_on_device(images, flip)
+        shown = images if flip is None else _flipped(images, to_device(torch.from_numpy(flip), images.device))
         rows = shown.view(num_images, height, width * channels).to(torch.float32).sub_(offset).mul_(scale)
     return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
-def _flipped_on_device(images: Tensor, flip: NDArray[np.bool_]) -> Tensor:
-    chosen = to_device(torch.from_numpy(flip), images.device).view(-1, 1, 1, 1)
-    return torch.where(chosen, images.flip(2), images)
+def _flipped(images: Tensor, flip: Tensor) -> Tensor:
+    return torch.where(flip.view(-1, 1, 1, 1), images.flip(2), images)
 
 
 def padded(images: Tensor) -> Tensor:
@@ -92,8 +91,9 @@ def shifted(images: Tensor, index: Tensor, shifts: Shifts) -> Tensor:
 
 def _cut_on_device(windows: Tensor, index: Tensor, shifts: Shifts) -> Tensor:
     """Cut in few and simple operations: where torch must be deterministic, to write by index means to sort first."""
-    down, across = to_device(torch.from_numpy(np.stack((shifts.down, shifts.across))), windows.device)
-    return _flipped_on_device(windows[index, down, across], shifts.flip)
+    draws = np.stack((shifts.down, shifts.across, shifts.flip.astype(np.int64)))
+    down, across, flip = to_device(torch.from_numpy(draws), windows.device)
+    return _flipped(windows[index, down, across], flip.bool())
 
 
 def _cut(windows: NDArray[Any], index: NDArray[np.int64], shifts: Shifts) -> NDArray[Any]:

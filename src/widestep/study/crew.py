@@ -208,4 +208,4 @@ def visible_gpus() -> Sequence[str]:
     if chosen is not None:
         return [number.strip() for number in chosen.split(",") if number.strip() not in ("", "-1")]
     # In a container only those that it was given; the driver's own list in /proc names all of the machine, or is not there.
-    return [str(number) for number, _ in enumerate(_DEVICES.glob("nvidia[0-9]*"))]
+    return [str(number) for number in range(len(list(_DEVICES.glob("nvidia[0-9]*"))))]

@@ -217,5 +217,6 @@ def is_launched(environment: Mapping[str, str] | None = None) -> bool:
 def _port_of_job(env: Mapping[str, str], launcher: str) -> str:
     """Choose a port that other jobs, and steps of this one that run beside it, hardly ever choose."""
     job = env.get("LSB_JOBID") or env.get("SLURM_JOB_ID") or "0"
-    step = env["SLURM_STEP_ID"] if launcher == "srun" else "0"  # mpirun: only of those that its own step has started
-    return str(10_000 + (int(job) + _PORTS_BETWEEN_STEPS * int(step)) % 50_000)
+    # Of mpirun's processes only those have a step that mpirun has started by one.
+    step = _number(env, "SLURM_STEP_ID", launcher) if launcher == "srun" else 0
+    return str(10_000 + (int(job) + _PORTS_BETWEEN_STEPS * step) % 50_000)
