@@ -92,6 +92,23 @@ def test_a_fence_that_refuses_leaves_the_old_content(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_what_the_fence_says_comes_before_what_the_system_said(tmp_path, monkeypatch):
+    """A directory that was taken over or is gone is the reason to tell, not that a file could not be opened in it."""
+
+    class Taken:
+        generation = 3
+
+        def check(self) -> None:
+            raise DirectoryInUse("taken over")
+
+    for call in ("open", "write", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, disk_full)
+            with pytest.raises(DirectoryInUse):
+                write_atomically(tmp_path / "a", "new", Taken())
+        assert os.listdir(tmp_path) == []
+
+
 def test_a_disk_that_keeps_something_else_is_found_out(tmp_path, monkeypatch):
     """It says that it took all bytes."""
     real = os.write

@@ -41,7 +41,8 @@ def write_atomically(path: Path, content: str | bytes | Sequence[bytes | memoryv
     Raises
     ------
     EnvironmentFault
-        When any of it fails: the file counts as not written, whatever part of it is.
+        When any of it fails: the file counts as not written, whatever part of it is. What the fence says comes first: in a
+        directory that was moved away nothing can be opened, and neither space nor a disk check would help.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -57,6 +58,9 @@ def write_atomically(path: Path, content: str | bytes | Sequence[bytes | memoryv
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
+            if fence is not None:
+                with contextlib.suppress(OSError):
+                    fence.check()
             raise not_written(path, error) from error
         raise
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import widestep
-from widestep.train import saving
+from widestep.train import checkpoint, saving
 
 FIELDS = {
     "recipe": "digits",
@@ -252,17 +252,49 @@ def test_a_directory_moved_between_two_starts_goes_on(
 
 
 @pytest.mark.parametrize("fate", ["deleted", "moved"])
+@pytest.mark.parametrize("moment", ["between two saves", "before a state is written"])
 def test_a_directory_that_goes_away_is_not_made_again(
-    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str, moment: str
 ) -> None:  # row 56
-    real, run = saving.Saver.begin, tmp_path / "run"
+    begin, write, run = saving.Saver.begin, saving.Copied.write, tmp_path / "run"
 
-    def begin(saver: Any, step: int, copy: Any) -> None:
+    def go_away() -> None:
+        shutil.rmtree(run) if fate == "deleted" else run.rename(tmp_path / "moved")
+
+    def begins(saver: Any, step: int, copy: Any) -> None:
         if step == 10:
-            shutil.rmtree(run) if fate == "deleted" else run.rename(tmp_path / "moved")
-        real(saver, step, copy)
+            saver.wait()  # no other thread changes what is being deleted
+            go_away()
+        begin(saver, step, copy)
 
-    monkeypatch.setattr(saving.Saver, "begin", begin)
+    def writes(copied: Any, keep: int) -> None:
+        if copied.step == 10:
+            go_away()
+        write(copied, keep)
+
+    if moment == "between two saves":
+        monkeypatch.setattr(saving.Saver, "begin", begins)
+    else:
+        monkeypatch.setattr(saving.Copied, "write", writes)
+    done = train()
+    assert done.code == 5
+    assert last_line(done.stderr).startswith("widestep: A run directory must stay in its place")
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "final.safetensors"])
+def test_a_directory_that_goes_away_under_a_file_is_said_to_be_gone(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:  # row 56
+    """Not that the file needs space: there is nothing to open it in."""
+    real, run = checkpoint.write, tmp_path / "run"
+
+    def write(path: Path, *content: Any) -> None:
+        if path.name == name and run.exists():
+            run.rename(tmp_path / "moved")
+        real(path, *content)
+
+    monkeypatch.setattr(checkpoint, "write", write)
     done = train()
     assert done.code == 5
     assert last_line(done.stderr).startswith("widestep: A run directory must stay in its place")
