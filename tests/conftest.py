@@ -53,7 +53,7 @@ class Program:
         pipe = subprocess.PIPE if heard else subprocess.DEVNULL
         return subprocess.Popen(command, env=self.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
-    def __call__(self, *arguments: object, module: str = "widestep", timeout: float = 120.0) -> Outcome:
+    def __call__(self, *arguments: object, module: str = "widestep", timeout: float = 600.0) -> Outcome:
         """Run to the end; nothing of it is left behind, even when it hangs."""
         child = self.start(*arguments, module=module)
         try:
@@ -64,14 +64,18 @@ class Program:
 
 
 def kill_group(child: "subprocess.Popen[str]") -> None:
-    """End a process started by `Program.start`, and all it started in its group, as a power cut would."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    """End a process started by `Program.start`, and all it started in its group, as a power cut would.
+
+    One that was waited for may have left others in its group; its own number is then free, and perhaps taken by a stranger.
+    """
+    if child.returncode is None or not Path(f"/proc/{child.pid}").exists():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
     with child:
         child.wait()
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 200.0) -> None:
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 600.0) -> None:
     """Poll until something holds; fails with `what` after a while."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -33,7 +33,7 @@ def benchmarks(program):
     def run(*arguments):
         command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
         environment = program.environment()
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
     return run
 
@@ -262,7 +262,7 @@ def test_the_script_for_a_gpu_spoils_no_results_where_it_cannot_measure(program,
     out.write_text("kept")
     environment = program.environment(DEVICE="cpu", QUICK="1", PYTHON=sys.executable, OUT=str(out), SECONDS_IN_ALL="0")
     script = ["bash", str(ROOT / "benchmarks" / "gpu.sh")]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "== packages to train: ended with no-time" in done.stdout
     assert out.read_text() == "kept"
@@ -270,7 +270,7 @@ def test_the_script_for_a_gpu_spoils_no_results_where_it_cannot_measure(program,
 
 def test_the_packages_that_are_missing_are_named():
     asked = [sys.executable, "-S", "-m", "benchmarks.needed", "train"]  # -S: a Python without packages
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env={"PATH": ""})
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env={"PATH": ""})
     assert done.returncode == 1
     assert done.stderr.startswith("to train, install: torch numpy pydantic safetensors pillow simplejpeg")
     assert "MISSING" in done.stdout

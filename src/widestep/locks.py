@@ -28,8 +28,8 @@ from widestep.lease_files import BEAT_SECONDS, BEATS_MISSED, Heart, HeldLease, L
 
 LOCK = ".lock"
 _LEASE = ".lease-"
-_ATTEMPTS, _PAUSE_SECONDS = 50, 0.01
-"""At a lock whose holder is ending or has just begun: one that was killed may hold it for a moment more."""
+_ATTEMPTS, _PAUSE_SECONDS = 500, 0.01
+"""At a lock whose holder is ending or has just begun: one that was killed, or writes to a busy disk, needs a moment more."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[tuple[int, int]] = set()
 """Lock files held by this process: the kernel would let it take one twice, and lose it when either is closed."""

@@ -149,7 +149,7 @@ def pair(program):
             port = free.getsockname()[1]
         children = [started_by_hand(program, port, 0, command), started_by_hand(program, port, 1, command, **extra)]
         try:
-            return [(*child.communicate(timeout=200), child.returncode) for child in children]
+            return [(*child.communicate(timeout=600), child.returncode) for child in children]
         finally:
             for child in children:
                 child.kill()

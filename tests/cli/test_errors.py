@@ -215,4 +215,4 @@ def test_a_reader_that_goes_away(program):
     child.stdout.close()
     assert child.stderr.read() == ""
     child.stderr.close()
-    assert child.wait(200) == 0
+    assert child.wait(600) == 0

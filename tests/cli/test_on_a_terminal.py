@@ -57,7 +57,7 @@ class Seen:
         text = "\n".join(self.lines)
         return all(word in text for word in words)
 
-    def end(self, timeout=60):
+    def end(self, timeout=600):
         code = self.child.wait(timeout)
         self._reader.join(timeout)
         return code

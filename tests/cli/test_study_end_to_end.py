@@ -67,7 +67,7 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
     child = start()
     under_way(child, 4)
     child.send_signal(signal.SIGTERM)
-    starts["stopped"] = Ended(child.wait(200), child.stderr.read())
+    starts["stopped"] = Ended(child.wait(600), child.stderr.read())
     power_cut(child)
     starts["statuses when stopped"] = [state.status for state in StudyStore.open(directory).states()]
 
@@ -83,7 +83,7 @@ def disturbed(program, tiny, tmp_path_factory, until, power_cut):
     shot = max(filter(is_alive, _workers(directory)))
     held = [path.stem for path in (directory / "claims").glob("[!.]*") if parsed(path.read_bytes()).process == shot]
     os.kill(shot, signal.SIGKILL)
-    starts["shot"] = Ended(child.wait(200), child.stderr.read())
+    starts["shot"] = Ended(child.wait(600), child.stderr.read())
     power_cut(child)
     starts["held"] = sorted(held)
     starts["states when shot"] = StudyStore.open(directory).states()

@@ -65,7 +65,7 @@ def command(cluster, tmp_path):
 
         def run(self, words):
             child = self.start(words)
-            child.out, child.err = child.communicate(timeout=250)
+            child.out, child.err = child.communicate(timeout=600)
             return child
 
         @property
@@ -158,7 +158,7 @@ def test_trials_of_several_nodes_are_computed_together(cluster, command, undistu
     while "submitted" not in (line := child.stderr.readline()):
         assert line
     child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=200)
+    _, stderr = child.communicate(timeout=600)
     assert child.returncode == 75
     assert "No longer following. The jobs go on by themselves" in stderr
     again = command.run(words)
@@ -180,7 +180,7 @@ def test_of_twelve_trials_two_fail_and_one_is_killed_and_three_run_again(cluster
     for path in bad:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("somebody's")
-    first.communicate(timeout=120)
+    first.communicate(timeout=600)
     victims = []
 
     def shot():
@@ -222,7 +222,7 @@ def test_a_node_that_is_lost_costs_nothing_but_time(cluster, command, undisturbe
             with contextlib.suppress(ProcessLookupError):  # it died with the one before
                 os.kill(process, signal.SIGKILL)
         os.kill(cluster.node(number), signal.SIGKILL)
-        _, stderr = child.communicate(timeout=240)
+        _, stderr = child.communicate(timeout=600)
     finally:
         cluster.start_node(number)
     assert child.returncode == 0, stderr

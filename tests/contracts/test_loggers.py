@@ -41,7 +41,7 @@ class Remembered:
 
     def send(self, points):
         if self.trouble == "hang":
-            self.go_on.wait(60)
+            self.go_on.wait(600)
         if self.trouble == "send":
             raise ConnectionError("the server went away")
         for point in points:
@@ -150,7 +150,7 @@ def killed(logger):
     logger.flush()
     if isinstance(logger, Tracker):
         logger._waiting.put("")  # the thread sends what it has, and ends
-        logger._thread.join(60)
+        logger._thread.join(600)
         assert not logger._thread.is_alive()
 
 
@@ -222,7 +222,7 @@ def test_a_place_that_cannot_be_written_costs_the_logger_only(kind, tmp_path):
 def test_a_service_that_fails(trouble, words, tmp_path):
     logger = Tracker("fake", Remembered(tmp_path, trouble), tmp_path)
     log(logger, 1, 5)
-    logger._thread.join(60)
+    logger._thread.join(600)
     log(logger, 6, 10)
     assert logger._waiting.qsize() <= 6
     logger.finish("complete")
@@ -238,7 +238,7 @@ def test_a_service_that_hangs_is_left_behind(tmp_path, monkeypatch):
     logger.finish("complete")
     assert logger.problem == "nothing more is sent to fake: it takes the numbers too slowly"
     service.go_on.set()
-    logger._thread.join(60)
+    logger._thread.join(600)
 
 
 def test_a_run_goes_on_under_its_id(tmp_path):

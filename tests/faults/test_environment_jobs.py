@@ -13,7 +13,7 @@ def test_eight_jobs_of_two_processes_at_once_all_finish(program, power_cut, tmp_
     words = [*TINY.split(), "--device", "cpu", "--processes", 2, "--json", "--out"]
     jobs = [program.start("train", *words, tmp_path / str(number)) for number in range(8)]
     try:
-        found = [job.communicate(timeout=200) for job in jobs]
+        found = [job.communicate(timeout=600) for job in jobs]
     finally:
         for job in jobs:
             power_cut(job)

@@ -100,7 +100,7 @@ def test_names_no_file_can_have(command, here, name):  # row 58
 def in_a_process(program, here, variables, *words):
     env = program.environment(**variables)
     line = [sys.executable, "-m", "widestep", *words]
-    done = subprocess.run(line, cwd=here, env=env, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(line, cwd=here, env=env, capture_output=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
     return done

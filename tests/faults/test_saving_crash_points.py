@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 
 PROGRAM = Path(__file__).parent / "crash_points.py"
 LONG = os.environ.get("WIDESTEP_CHAOS") == "long"
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
 def found(program: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every call (long) or every eleventh (short) of every scenario, in every way to fail."""
     memory = Path("/dev/shm")
-    place = tmp_path_factory.mktemp("crash") if not memory.is_dir() else memory / f"widestep-crash-{os.getpid()}"
-    place.mkdir(exist_ok=True)
+    place = Path(tempfile.mkdtemp(dir=memory)) if memory.is_dir() else tmp_path_factory.mktemp("crash")
     try:
         command = [sys.executable, str(PROGRAM), str(place), "1" if LONG else "11"]
         done = subprocess.run(command, env=program.environment(), capture_output=True, text=True, check=False, timeout=1500)

@@ -71,7 +71,7 @@ def all_finished(store):
 def test_runners_that_are_killed_leave_the_table_of_an_undisturbed_one(begin, start, capsys):  # rows 93 and 94, G12
     calm = begin("calm")
     child = start(calm)
-    assert child.wait(200) == 0
+    assert child.wait(600) == 0
     expected = tables(calm, capsys)
     assert expected[0] == 0
     rng, num_kills, most = random.Random(93), 0, 100 if LONG else 6
@@ -93,7 +93,7 @@ def test_runners_that_are_killed_leave_the_table_of_an_undisturbed_one(begin, st
                 runners[victim] = start(store)
             time.sleep(0.01)
         for runner in runners:
-            assert runner.wait(200) == 0
+            assert runner.wait(600) == 0
         assert tables(store, capsys) == expected
         executed = Counter(line.split()[0] for line in Path(f"{store.directory}.log").read_text().splitlines())
         assert executed.keys() == {trial.fingerprint for trial in store.trials}
@@ -103,7 +103,7 @@ def test_runners_that_are_killed_leave_the_table_of_an_undisturbed_one(begin, st
 def test_four_runners_share_a_study_and_run_nothing_twice(begin, start, capsys):  # row 94
     store = begin("shared")
     runners = [start(store, 4) for _ in range(4)]
-    assert [runner.wait(200) for runner in runners] == [0] * 4
+    assert [runner.wait(600) for runner in runners] == [0] * 4
     executed = [line.split() for line in Path(f"{store.directory}.log").read_text().splitlines()]
     assert sorted(name for name, _ in executed) == sorted(trial.fingerprint for trial in store.trials)
     assert len({process for _, process in executed}) == 4
@@ -112,7 +112,7 @@ def test_four_runners_share_a_study_and_run_nothing_twice(begin, start, capsys):
 
 def test_poisonous_cells_harm_no_other(begin, start, capsys):  # rows 78 and 95
     store = begin("poisoned", STUDY.replace("[claims.falls]", POISON))
-    assert start(store).wait(60) == 0
+    assert start(store).wait(600) == 0
     found = {(state.trial.arm, state.trial.settings.get("momentum")): [] for state in store.states()}
     for state in store.states():
         found[state.trial.arm, state.trial.settings.get("momentum")].append((state.status, state.reason))
@@ -148,7 +148,7 @@ def test_two_runners_at_once_and_their_real_workers_killed(program, tmp_path, un
     first, second = program.start(*command("shaken"), heard=False), program.start(*command("shaken"), heard=False)
     until(lambda: list(tmp_path.glob("shaken/trials/*/epochs.csv")) or second.poll() is not None, "a run is under way")
     power_cut(first)
-    second.wait(200)
+    second.wait(600)
     power_cut(second)
     again = program(*command("shaken"))
     assert again.code == 0, again.stderr

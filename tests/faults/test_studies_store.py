@@ -161,7 +161,7 @@ def test_2000_damages_leave_the_good_trials_alone(study, say):  # row 96, G11
         directory = study()
         trials = sorted((directory / "trials").iterdir())
         hurt = rng.sample(trials, rng.choice((1, 1, 2, 4)))
-        everywhere = [path for path in directory.rglob("*") if path.is_file()]
+        everywhere = sorted(path for path in directory.rglob("*") if path.is_file())
         for trial in hurt:
             harm(rng.choice(sorted(path for path in trial.iterdir())), rng, everywhere)
         if rng.random() < 0.1:

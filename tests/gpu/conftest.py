@@ -92,7 +92,7 @@ def trained(program: Any, command: Any, words: Any) -> Callable[..., Trained]:
     def train(directory: Path, fields: dict[str, Any], **execution: Any) -> Trained:
         within = execution.get("processes", 1) == 1 and "compile" not in fields
         given = words(directory, fields, **execution)
-        found = command("train", *given) if within else program("train", *given, timeout=180)
+        found = command("train", *given) if within else program("train", *given, timeout=600)
         assert found.code == 0, found.stderr
         return read(directory)
 

@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     fields_of_execution = {"checkpoint_every": "2st"}
     child = program.start("train", *words(directory, fields, processes=2, **fields_of_execution), heard=False)
     try:
-        until(lambda: steps_saved(directory) >= 6 or child.poll() is not None, "6 steps saved", seconds=120)
+        until(lambda: steps_saved(directory) >= 6 or child.poll() is not None, "6 steps saved")
     finally:
         power_cut(child)
     until(lambda: is_free(directory), "the processes of the killed job die too")

@@ -80,7 +80,7 @@ def test_a_killed_process_is_replaced_without_anybody(
     until(lambda: steps_saved(directory) >= 10, "10 steps saved")
     started = json.loads((directory / "history.jsonl").read_text().splitlines()[0])
     os.kill(started["process"], signal.SIGKILL)
-    _, stderr = child.communicate(timeout=200)
+    _, stderr = child.communicate(timeout=600)
     assert child.returncode == 0, stderr
     assert stderr.count("restart    process 0 of 2 was ended by SIGKILL at step ") == 1
     assert stderr.count("resumed    at step ") == 1
@@ -106,7 +106,7 @@ def test_a_stopped_run_goes_on(
     child = program.start("train", *words, "--processes", processes)
     until(lambda: steps_saved(directory) >= 21, "an epoch is over")
     os.kill(child.pid, number)
-    _, stderr = child.communicate(timeout=200)
+    _, stderr = child.communicate(timeout=600)
     assert child.returncode == 75
     assert "everything is saved. The same command goes on from there." in stderr
     assert "Traceback" not in stderr

@@ -83,7 +83,7 @@ def test_no_secret_of_the_environment_is_written_down(program, tmp_path):
         ("report", tmp_path / "run", "--out", tmp_path / "report"),
     ):
         command = [sys.executable, "-m", "widestep", *map(str, words)]
-        found = subprocess.run(command, env=program.environment(**secrets), capture_output=True, timeout=120, check=False)
+        found = subprocess.run(command, env=program.environment(**secrets), capture_output=True, timeout=600, check=False)
         assert found.returncode == 0, found.stderr.decode()[-500:]
         assert b"canary" not in found.stdout + found.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -154,7 +154,7 @@ def test_only_this_machine_is_listened_to_and_strangers_change_nothing(
             for _, port in now:
                 molest(port, rng)
             time.sleep(0.02)
-        assert child.wait(200) == 0
+        assert child.wait(600) == 0
     finally:
         power_cut(child)
     assert {address for address, _ in seen} <= LOOPBACK
@@ -186,7 +186,7 @@ def test_without_torch_training_is_refused_before_anything(program, tmp_path):  
     )
     hidden += "metadata.version = version\nfrom widestep.cli.main import main\nmain(sys.argv[1:])\n"
     words = [sys.executable, "-c", hidden, "train", "--out", str(tmp_path / "run")]
-    found = subprocess.run(words, env=program.environment(), capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(words, env=program.environment(), capture_output=True, text=True, timeout=600, check=False)
     assert (found.returncode, found.stdout) == (5, "")
     assert found.stderr == (
         "widestep: Training needs torch 2.10 or later. It is not installed; run pip install 'torch>=2.10'.\n"
@@ -197,7 +197,7 @@ def test_without_torch_training_is_refused_before_anything(program, tmp_path):  
 def test_parquet_without_its_package_names_the_extra(program, tmp_path):  # row 91
     hidden = "import sys; sys.modules['pyarrow'] = None\nfrom widestep.cli.main import main\nmain(sys.argv[1:])\n"
     words = [sys.executable, "-c", hidden, "train", "--recipe", "poster", "--data", f"parquet:{tmp_path}", "--dry-run"]
-    found = subprocess.run(words, env=program.environment(), capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(words, env=program.environment(), capture_output=True, text=True, timeout=600, check=False)
     assert (found.returncode, found.stdout) == (2, "")
     assert 'pip install "widestep[parquet]"' in found.stderr
 

@@ -401,7 +401,9 @@ def test_a_run_without_its_status_keeps_its_environment(place):  # row 42
     with opened(place) as run:
         (run.checkpoints / "step-0000007.safetensors").write_text("")
     (place / "STATUS").unlink()
-    Run(place, RECIPE).open({"torch": "another"})
+    run = Run(place, RECIPE)
+    run.open({"torch": "another"})
+    run.close()
     assert json.loads((place / "environment.json").read_text()) == FACTS
 
 

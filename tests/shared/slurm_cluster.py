@@ -95,7 +95,7 @@ class SlurmCluster:
     def say(self, *words: object) -> str:
         """Run one of SLURM's commands and return what it says."""
         command = [str(word) for word in words]
-        done = subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:
             raise AssertionError(f"{command}: {done.stderr}")
         return done.stdout.strip()
@@ -106,7 +106,7 @@ class SlurmCluster:
         path.write_text("#!/bin/bash\n" + script)
         command = ["sbatch", "--parsable", "--open-mode=append", "--output=out", *map(str, options), str(path)]
         env = {**self.environment, **variables}
-        done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=600, check=True)
         return done.stdout.strip()
 
     def states(self, job: str) -> list[str]:
@@ -146,7 +146,7 @@ class SlurmCluster:
 
     def start_node(self, number: int) -> None:
         """Start a node's daemon."""
-        subprocess.run(["slurmd", "-N", f"n{number}"], env=dict(self.environment), check=True, timeout=60)
+        subprocess.run(["slurmd", "-N", f"n{number}"], env=dict(self.environment), check=True, timeout=600)
 
 
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
@@ -165,7 +165,7 @@ def running(place: Path, environment: Mapping[str, str]) -> Iterator[SlurmCluste
     cluster = SlurmCluster(place, variables)
     try:
         _start_munge(munge)
-        subprocess.run(["slurmctld", "-c"], env=variables, check=True, timeout=60)
+        subprocess.run(["slurmctld", "-c"], env=variables, check=True, timeout=600)
         for number in range(1, NUM_NODES + 1):
             cluster.start_node(number)
         wait_for(lambda: _num_idle(cluster) == NUM_NODES, "all nodes are idle", place)
@@ -209,12 +209,12 @@ def _start_munge(place: Path) -> None:
     files = {"key-file": "key", "socket": "socket", "pid-file": "munged.pid", "log-file": "log", "seed-file": "seed"}
     options = [f"--{name}={place / value}" for name, value in files.items()]
     drop = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups"]
-    subprocess.run([*drop, "munged", *options, "--num-threads=2"], env={"PATH": _path()}, check=True, timeout=60)
+    subprocess.run([*drop, "munged", *options, "--num-threads=2"], env={"PATH": _path()}, check=True, timeout=600)
 
 
 def _num_idle(cluster: SlurmCluster) -> int:
     command = ["sinfo", "--noheader", "--partition=low", "--format=%D %t"]
-    done = subprocess.run(command, env=dict(cluster.environment), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=dict(cluster.environment), capture_output=True, text=True, timeout=600, check=False)
     return sum(int(line.split()[0]) for line in done.stdout.splitlines() if line.endswith(" idle"))
 
 

@@ -15,6 +15,8 @@ from widestep.train import bench
 from widestep.workers.launched import Launch
 from widestep.workers.pulse import Pulse
 
+pytestmark = pytest.mark.usefixtures("quiet_torch")
+
 
 class Clock:
     """A clock that stands still unless somebody spends time."""

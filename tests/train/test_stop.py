@@ -114,3 +114,12 @@ def test_without_a_limit_the_end_of_the_job_counts(monkeypatch: pytest.MonkeyPat
     assert (stop.due(60.0), stop.reason) == (True, "the end of the job")
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert Deadline.of(None) is None
+
+
+def test_who_was_not_asked_says_why_the_others_stop(clock: Clock) -> None:
+    """It had 40 s more by its own clock, or the other process got a signal."""
+    stop = StopRequest(Deadline(clock.now + 100.0, "the time limit"))
+    assert (stop.due(60.0), stop.reason) == (False, None)
+    assert stop.reason_of_others(60.0) == "the time limit"
+    assert stop.reason_of_others(30.0) == "a signal to another process"
+    assert StopRequest().reason_of_others(60.0) == "a signal to another process"

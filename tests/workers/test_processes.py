@@ -41,7 +41,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory, program: Any) -> dict[int,
             for process in range(max(SIZES))
         ]
     try:
-        errors = [child.communicate(timeout=200)[1] for child in children]
+        errors = [child.communicate(timeout=600)[1] for child in children]
     finally:
         for child in children:
             child.kill()

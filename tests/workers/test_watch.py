@@ -199,11 +199,11 @@ def test_a_process_that_hangs_is_named_ended_and_started_again(how: str) -> None
             asleep()
         return 0
 
-    assert run_processes(body, 2, hang_seconds=0.6, say=said.append) == 0
+    assert run_processes(body, 2, hang_seconds=1.6, say=said.append) == 0
     where = {"stopped": "stopped by a signal", "asleep": f"at {__file__}, line ", "deaf": "its stack could not be read"}[how]
     assert len(said) == 1
     assert said[0].startswith(
-        f"restart    process 1 of 2 showed no sign of life for 1 s while computing at step 7 ({where}"
+        f"restart    process 1 of 2 showed no sign of life for 2 s while computing at step 7 ({where}"
     ), said
     if how == "asleep":
         assert " in asleep) and was ended; going on from the last checkpoint" in said[0]

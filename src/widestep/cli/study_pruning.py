@@ -34,6 +34,10 @@ class _StopOrPrune(StopRequest):
         """Why this process stops; None when it was not asked to."""
         return self._stop.reason or ("the search, which gives it up" if self.all_pruned else None)
 
+    def reason_of_others(self, margin: float) -> str:
+        """Return why all stop when this process was not asked to."""
+        return self._stop.reason_of_others(margin)
+
 
 class _PruningWatcher(SilentWatcher):
     """Looks at the runs of a stack after every evaluation; runs that are given up stay in it until all are, or its end."""

@@ -130,9 +130,11 @@ class _Loop:
 
     def _wishes(self) -> Wishes:
         """Say what this process wants all to do after the step that begins: stop, or save, which process 0 decides."""
-        session = self.session
-        margin = _STOP_SECONDS + 2 * (self.longest_step + self.keeper.longest) + self.evaluating
-        return Wishes(session.stop.due(margin), self.keeper.due(self.step + 1))
+        return Wishes(self.session.stop.due(self._seconds_to_stop()), self.keeper.due(self.step + 1))
+
+    def _seconds_to_stop(self) -> float:
+        """Return how long before a deadline to stop: what may come between two looks at the clock, and some to spare."""
+        return _STOP_SECONDS + 2 * (self.longest_step + self.keeper.longest) + self.evaluating
 
     def _compare_replicas(self, step: int, wishes: Wishes) -> None:
         """Make sure, before anything is kept of them, that all processes hold the same states."""
@@ -267,7 +269,7 @@ class _Loop:
 
     def _stop(self, step: int) -> None:
         session = self.session
-        why = session.stop.reason or "a signal to another process"
+        why = session.stop.reason or session.stop.reason_of_others(self._seconds_to_stop())
         if session.world.is_first:
             self.keeper.stop(step, self.live, why, self.speeds.spent(len(session.members)))
         session.world.part()  # a process that left early would be taken for the end of the job, and process 0 cut off

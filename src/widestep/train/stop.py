@@ -8,6 +8,8 @@ from typing import Self
 
 from widestep.workers.launched import seconds_of_job
 
+_STARTS_APART_SECONDS = 30.0
+"""By which processes of a job may begin one after another, and their time limits end."""
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -79,3 +81,12 @@ class StopRequest:
         if self.signal is not None:
             return self.signal.name
         return self._deadline.why if self._late and self._deadline is not None else None
+
+    def reason_of_others(self, margin: float) -> str:
+        """Return why all stop when this process was not asked to; `margin` is what it gave to `due`.
+
+        Another one got a signal, or came to the deadline a little earlier: it began earlier, or is slower.
+        """
+        if self._deadline is not None and self._deadline.near(2 * margin + _STARTS_APART_SECONDS):
+            return self._deadline.why
+        return "a signal to another process"

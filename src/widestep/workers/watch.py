@@ -13,7 +13,8 @@ from widestep.workers.pulse import Pulse
 ASK_FOR_STACK = signal.SIGRTMIN + 7
 """A process of ours that gets it writes its Python stack to a file in memory, even while it holds the interpreter's lock."""
 
-_SOON_SECONDS = 0.3
+_STACK_SECONDS, _STACK_PAUSE_SECONDS = 3.0, 0.03
+"""How long to wait for a stack: a busy machine takes its time, one that was written whole is not waited for."""
 _LOOK_SECONDS = 0.25
 _SLOW_PHASES = ("starting", "saving", "finishing")
 _SLOW_FACTOR = 4.0
@@ -171,25 +172,33 @@ def is_stopped(pid: int) -> bool:
 
 
 def _stack_of(pid: int, stack_file: int) -> str:
-    """Ask a process for its Python stack."""
+    """Ask a process for its Python stack, which it writes piece by piece."""
     os.ftruncate(stack_file, 0)
     os.kill(pid, ASK_FOR_STACK)
-    deadline = time.monotonic() + _SOON_SECONDS
-    text = b""
-    while time.monotonic() < deadline and not text.endswith(b"\n"):
-        time.sleep(_SOON_SECONDS / 10)
-        text = os.pread(stack_file, 1 << 16, 0)
-    return text.decode(errors="replace")
+    deadline = time.monotonic() + _STACK_SECONDS
+    before, stack = "", ""
+    while time.monotonic() < deadline and not (stack == before and stack.endswith("\n") and _main_thread(stack)):
+        time.sleep(_STACK_PAUSE_SECONDS)
+        before, stack = stack, os.pread(stack_file, 1 << 16, 0).decode(errors="replace")
+    return stack
 
 
-def _innermost(stack: str) -> str:
-    """Return where the main thread is, from what faulthandler wrote: its innermost frame."""
+def _main_thread(stack: str) -> list[str]:
+    """Return the frames of the main thread, the innermost first, as faulthandler wrote them; none before it has."""
     lines = stack.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
     begin = starts[-1] if starts else next((n for n in reversed(range(len(lines))) if lines[n].startswith("Thread")), None)
-    if begin is None or begin + 1 >= len(lines):
-        return "its stack could not be read"
-    return "at " + " ".join(lines[begin + 1].replace('File "', "").replace('"', "").split())
+    return [] if begin is None else lines[begin + 1 :]
+
+
+def _innermost(stack: str) -> str:
+    """Return where the main thread is: its innermost frame."""
+    frames = _main_thread(stack)
+    return (
+        "at " + " ".join(frames[0].replace('File "', "").replace('"', "").split())
+        if frames
+        else "its stack could not be read"
+    )
 
 
 def num_out_of_memory() -> int:

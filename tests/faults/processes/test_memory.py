@@ -37,7 +37,7 @@ def test_a_process_that_needs_too_much(job: Any, group: Path) -> None:  # row 14
         "sys.argv = sys.argv[1:]; "
     )
     child = job.start(2, under=("-c", enter + "runpy.run_path(sys.argv[0], run_name='__main__')"), restarts=1)
-    _, stderr = child.communicate(timeout=120)
+    _, stderr = child.communicate(timeout=600)
     assert child.returncode == 8, stderr
     assert stderr.splitlines()[-1] == (
         "widestep: All processes of a job must live. 1 restart(s) did not help: process 1 of 2 was killed at step 9 because "

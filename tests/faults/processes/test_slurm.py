@@ -96,5 +96,5 @@ def test_a_lost_node_is_named(cluster: Any, job: Any, until: Any) -> None:
     until(lambda: steps_saved(job.directory) >= 5, "five steps", 180)
     (other,) = cluster.processes_on(2, str(job.directory))
     os.kill(other, signal.SIGKILL)
-    _, stderr = child.communicate(timeout=200)
+    _, stderr = child.communicate(timeout=600)
     assert "Process 0 lost process 1 on n2 at step " in stderr

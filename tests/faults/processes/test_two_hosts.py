@@ -81,7 +81,7 @@ def on_two_hosts(job: Any, hosts: Hosts) -> Callable[..., list["subprocess.Popen
 
 def test_two_hosts(job: Any, on_two_hosts: Any, uninterrupted: Any) -> None:
     for child in on_two_hosts():
-        _, stderr = child.communicate(timeout=200)
+        _, stderr = child.communicate(timeout=600)
         assert child.returncode == 0, stderr
     uninterrupted(job.directory)
 
@@ -96,7 +96,7 @@ def test_an_outage_shorter_than_the_patience(
     time.sleep(3)
     hosts.plug("up")
     for child in children:
-        _, stderr = child.communicate(timeout=200)
+        _, stderr = child.communicate(timeout=600)
         assert child.returncode == 0, stderr
     assert [event["event"] for event in job.events] == ["started", "complete"]
     uninterrupted(job.directory)
@@ -106,12 +106,12 @@ def test_an_outage_longer_than_the_patience(
     job: Any, hosts: Hosts, on_two_hosts: Any, until: Any, uninterrupted: Any
 ) -> None:  # row 28, G14
     job.fail_at(process=1, step=1, how="slow", phase="computing", seconds=0.05)
-    children = on_two_hosts(hang_timeout="4s")
+    children = on_two_hosts(hang_timeout="8s")
     until(lambda: steps_saved(job.directory) >= 5, "five steps")
     hosts.plug("down")
     said = []
     for child in children:
-        _, stderr = child.communicate(timeout=200)
+        _, stderr = child.communicate(timeout=600)
         assert child.returncode == 8, stderr
         said.append(stderr.splitlines()[-1])
     assert "Process 0 lost process 1 on " in said[0]
@@ -119,6 +119,6 @@ def test_an_outage_longer_than_the_patience(
     hosts.plug("up")
     job.faults.clear()
     for child in on_two_hosts():
-        _, stderr = child.communicate(timeout=200)
+        _, stderr = child.communicate(timeout=600)
         assert child.returncode == 0, stderr
     uninterrupted(job.directory)
