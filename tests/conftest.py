@@ -8,6 +8,7 @@ import contextlib
 import io
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from slurm_cluster import SlurmCluster, reason_to_skip, running
 
 import widestep
+from widestep.lease_files import Heart
 
 # A busy machine fails no test: see benchmarks for how long things take.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -88,6 +91,31 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 600.0) -> N
 def no_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative paths of data start where a test says."""
     monkeypatch.delenv("WIDESTEP_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_heart_beats_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test claimed and never gave back shows no sign of life, and writes no files, in the tests after it."""
+    begun: list[Heart] = []
+    begin = Heart.__init__
+
+    def noted(heart: Heart, *arguments: Any) -> None:
+        begin(heart, *arguments)
+        begun.append(heart)
+
+    monkeypatch.setattr(Heart, "__init__", noted)
+    yield
+    for heart in begun:
+        heart.stop()
+
+
+@pytest.fixture
+def held_port() -> Iterator[socket.socket]:
+    """A socket whose port the system gives to nobody else, while a process of a job may listen there (SO_REUSEADDR)."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held
 
 
 @pytest.fixture(scope="session")

@@ -141,12 +141,11 @@ def started_by_hand(program, port, process, command, **extra):
 
 
 @pytest.fixture
-def pair(program):
+def pair(program, held_port):
     """`pair(command, extra)` runs two processes of one job, the second one with other variables; returns their outcomes."""
 
     def run(command, **extra):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = held_port.getsockname()[1]
         children = [started_by_hand(program, port, 0, command), started_by_hand(program, port, 1, command, **extra)]
         try:
             return [(*child.communicate(timeout=600), child.returncode) for child in children]

@@ -13,7 +13,8 @@ import pytest
 
 from widestep.study.store import StudyStore
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("slurm")]  # one SLURM at a time
+# One SLURM at a time.
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(1800), pytest.mark.xdist_group("slurm")]
 STUDY = """
 name = "small"
 title = "Two warmups"
@@ -30,7 +31,7 @@ grid = "2x1x10"
 axes = { warmup = ["0ep", "1ep"] }
 """
 PACKED = "cpus_per_task = 2\nmax_running = 1\nsignal_seconds = 20\n"
-EPOCHS = "20ep"
+EPOCHS = "30ep"
 """Of trials that something happens to."""
 
 
@@ -134,7 +135,7 @@ def test_one_task_is_stopped_alone_and_a_cancelled_one_stays_away(cluster, comma
 
     What `scancel` ends saves and is not queued again, so a study can be stopped; the same command goes on with it.
     """
-    words = command.words(STUDY.replace("EPOCHS", "60ep"), 'lines = ["--nodelist=n1"]\nsignal_seconds = 20\n')
+    words = command.words(STUDY.replace("EPOCHS", "150ep"), 'lines = ["--nodelist=n1"]\nsignal_seconds = 20\n')
     submitted = command.run([*words, "--submit-only"])
     assert submitted.returncode == 75, submitted.err
     job = json.loads((command.directory / "slurm" / "jobs.jsonl").read_text())["job"]

@@ -1,6 +1,6 @@
 """Works on a study as `widestep study work` does, with runs that are never trained. Arguments: study, log file, go file.
 
-A fourth one names a host: then this is a process of another one, without locks, with signs of life every two seconds.
+A fourth one names a host: then this is a process of another one, without locks, with signs of life every four seconds.
 
 Started many times by the tests; reaches neither torch nor the command line. Every run that is executed becomes a line of the
 log: FINGERPRINT PROCESS.
@@ -34,7 +34,7 @@ def no_locks(_descriptor: int, _how: int) -> None:
 for host in sys.argv[4:]:
     socket.gethostname = lambda host=host: host
     fcntl.lockf = no_locks
-    claims.BEAT_SECONDS = locks.BEAT_SECONDS = 2.0
+    claims.BEAT_SECONDS = locks.BEAT_SECONDS = 4.0
 store = StudyStore.open(directory)
 
 

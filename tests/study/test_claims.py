@@ -34,7 +34,7 @@ def race(make, start, tmp_path):
         go.touch()
         killed = disturb(children, log) if disturb else []
         for child in children:
-            assert child.wait(200) == (-9 if child.pid in killed else 0)
+            assert child.wait(600) == (-9 if child.pid in killed else 0)
         return [(name, int(process)) for name, process in map(str.split, log.read_text().splitlines())]
 
     return run

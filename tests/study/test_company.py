@@ -68,6 +68,9 @@ def together(fake, monkeypatch):
                 ended[number] = error
                 if not isinstance(error, WidestepError):
                     shared["barrier"].abort()
+            finally:
+                if number == 0:
+                    shared["waits"].set()
 
         threads = [threading.Thread(target=live, args=(number,)) for number in (0, 1)]
         for thread in threads:

@@ -200,6 +200,7 @@ def test_a_signal_stops_the_workers(hire, number, until):
 
     def send():
         until(lambda: statuses(store).count("running") == 2, "both workers have taken a trial")
+        until(lambda: signal.getsignal(number) != before, "this process expects a signal")
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)

@@ -1,7 +1,9 @@
 """Job scripts, whole: what a site's settings become for SLURM and for LSF, and that a shell reads what was meant."""
 
 import os
+import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,20 +121,44 @@ def test_a_task_that_was_stopped_queues_itself_again(tmp_path, code, asked):
             (tmp_path / "asked").unlink()
 
 
-def test_the_signal_of_lsf_is_handed_on_and_the_answer_waited_for(tmp_path):
-    """The shell gets the signal in the middle of the run; the run saves, which takes a moment, and ends with 75."""
-    (tmp_path / "jsrun").write_text(
-        f"#!/bin/bash\ntrap 'sleep 0.3; exit 75' USR1\ntouch {tmp_path}/begun\nwhile :; do sleep 0.05; done\n"
-    )
+JSRUN = """#!/bin/bash
+trap 'sleep 0.3; exit 75' USR1
+touch begun
+for _ in {1..2000}; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def lsf_script(tmp_path):
+    """`lsf_script(change)` starts a job script for LSF, changed, whose jsrun saves for a moment when it gets a signal."""
+    (tmp_path / "jsrun").write_text(JSRUN)
     (tmp_path / "jsrun").chmod(0o755)
     text = lsf.job_script(Cluster(), replace(JOB, working_directory=tmp_path))
-    script = tmp_path / "script.sh"
-    script.write_text(text)
-    with subprocess.Popen(["bash", str(script)], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}) as child:
-        while not (tmp_path / "begun").exists():
-            assert child.poll() is None
-        child.send_signal(10)
-        assert child.wait(30) == 75
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    children = []
+
+    def start(change=lambda text: text):
+        children.append(subprocess.Popen(["bash", "-c", change(text)], env=environment, start_new_session=True))
+        return children[-1]
+
+    yield start
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_the_signal_of_lsf_is_handed_on_and_the_answer_waited_for(lsf_script, until, tmp_path):
+    """The shell gets the signal in the middle of the run; the run saves, which takes a moment, and ends with 75."""
+    child = lsf_script()
+    until((tmp_path / "begun").exists, "the run has begun")
+    child.send_signal(signal.SIGUSR1)
+    assert child.wait(600) == 75
+
+
+def test_a_signal_of_lsf_before_the_shell_knows_whom_to_tell(lsf_script):
+    """It comes when jsrun runs, and its number is not yet written down."""
+    begun = "until [ -e begun ]; do sleep 0.01; done; kill -USR1 $$\n"
+    assert lsf_script(lambda text: text.replace("child=$!", begun + "child=$!")).wait(600) == 75
 
 
 @pytest.mark.parametrize(("body", "code"), [("exit 0", 0), ("exit 3", 3), ("exit 75", 75), ("kill -9 $$", 137)])

@@ -1,6 +1,7 @@
 """How far trials are, read from the ends of files that may be growing, torn or damaged."""
 
 import json
+import os
 
 import pytest
 
@@ -70,8 +71,9 @@ def test_since_when(begun, fake):
         file.write("[3]\n")
     assert progress_of(store.states()[0]).since is None
     store.fail(store.trials[0], "broke down")
+    os.utime(directory / "failure.json", (1_700_000_000.25, 1_700_000_000.25))
     failed = progress_of(store.states()[0])
-    assert failed.since > times[1]
+    assert failed.since == "2023-11-14T22:13:20.250+00:00"
     assert failed.log == directory / "log.txt"
 
 

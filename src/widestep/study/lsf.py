@@ -18,8 +18,10 @@ def job_script(cluster: Cluster, job: ArrayJob) -> str:
     """
     lines = ["#!/bin/bash", *(f"#BSUB {option}" for option in _options(cluster, job)), "", *job.preparation(cluster)]
     lines.append('export WIDESTEP_JOB_LOG="lsf/logs/${LSB_JOBID}_${LSB_JOBINDEX}.out"')
+    lines += ["child= asked=  # by a signal, perhaps before there is anybody to hand it on to"]
+    lines += ["trap 'asked=1; [ -z \"$child\" ] || kill -USR1 $child' USR1 TERM"]
     lines.append(f"jsrun {_resource_sets(cluster)} {job.command(cluster)} &")
-    lines += ["child=$!", "trap 'kill -USR1 $child' USR1 TERM", "wait $child; code=$?"]
+    lines += ['child=$!; [ -z "$asked" ] || kill -USR1 $child', "wait $child; code=$?"]
     lines += ["while kill -0 $child 2>/dev/null; do wait $child; code=$?; done  # a signal ends a wait"]
     lines += ["if [ $code -gt 128 ]; then wait $child 2>/dev/null; last=$?; [ $last -eq 127 ] || code=$last; fi"]
     return "\n".join([*lines, "exit $code"]) + "\n"

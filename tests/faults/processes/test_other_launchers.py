@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,17 +14,8 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
-def reserved() -> Iterator[socket.socket]:
-    """A socket whose port the system gives to nobody else, while a process of a job may listen at it (SO_REUSEADDR)."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held
-
-
-@pytest.fixture
-def port(reserved: socket.socket) -> int:
-    return int(reserved.getsockname()[1])
+def port(held_port: socket.socket) -> int:
+    return int(held_port.getsockname()[1])
 
 
 @pytest.fixture
@@ -71,8 +61,8 @@ def test_process_0_never_comes(by_hand: Any, job: Any) -> None:
     assert "Process 1 could not" in stderr
 
 
-def test_a_port_that_is_taken(by_hand: Any, reserved: socket.socket, port: int) -> None:  # row 30
-    reserved.listen()
+def test_a_port_that_is_taken(by_hand: Any, held_port: socket.socket, port: int) -> None:  # row 30
+    held_port.listen()
     (child,) = by_hand(2, 0)
     _, stderr = child.communicate(timeout=600)
     assert child.returncode == 5
