@@ -25,7 +25,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises
     ------
     StoreError
-        When a whole line is no record.
+        When a whole line is no object with named values.
     """
     if not path.exists():
         return
@@ -33,9 +33,12 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             if line.endswith(b"\n"):
                 try:
-                    yield json.loads(line)
+                    found = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise StoreError(f"{path} holds a record a line. Line {number} is damaged: {error}.") from None
+                if not isinstance(found, dict):
+                    raise StoreError(f"{path} holds a record a line. Line {number} is damaged: it has no named values.")
+                yield found
 
 
 class LineFile:

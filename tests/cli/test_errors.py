@@ -1,5 +1,6 @@
 """Errors: the exit code by their kind, one line that begins with the program's name, and a hint where one was near."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -198,6 +199,13 @@ def test_the_whole_story_for_whoever_asks(say, fail):
     [
         (PermissionError(13, "Permission denied", "/somewhere"), 5, "/somewhere: Permission denied"),
         (MemoryError(), 5, "There was too little"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes."),
+            5,
+            "There was too little",
+        ),
+        (RuntimeError("could not create a primitive"), 5, "There was too little"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 5, "There was too little"),
         (ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"), 2, "the package torch, which is not installed"),
     ],
 )
@@ -216,3 +224,26 @@ def test_a_reader_that_goes_away(program):
     assert child.stderr.read() == ""
     child.stderr.close()
     assert child.wait(600) == 0
+
+
+SLOW_TORCH = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(1000)\n"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_while_torch_is_imported(program, until, power_cut, tmp_path, number):  # rows 16, 20
+    """Long before training could handle it."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text(SLOW_TORCH)
+    env = program.environment()
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+    command = [sys.executable, "-m", "widestep", "train", "--recipe", "digits", "--out", str(tmp_path / "run")]
+    child = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        until((tmp_path / "torch/begun").exists, "the import has begun")
+        child.send_signal(number)
+        _, stderr = child.communicate(timeout=600)
+    finally:
+        power_cut(child)
+    assert (child.returncode, stderr.count("\n")) == (75, 1)
+    assert stderr.startswith("widestep: Stopped at once. What was saved is whole")

@@ -87,6 +87,20 @@ def test_training_ends_with_the_name_the_reason_and_what_to_do(photos, command, 
     assert "Traceback" not in found.stderr
 
 
+def test_with_the_image_replaced_the_same_command_trains(photos, command):
+    """Nothing was saved that other images went into; its environment tells of the images of now."""
+    path, began = photos / "train/bee/1.jpg", photos.parent / "out/environment.json"
+    path.write_bytes(JPEG[:-300])
+    assert command(*training(photos)).code == 3
+    before = json.loads(began.read_text())["data_fingerprint"]
+    failed = json.loads((photos.parent / "out/history.jsonl").read_text().splitlines()[-1])
+    assert (failed["event"], failed["processes"], failed["runs"]) == ("failed", 1, 1)
+    assert failed["seconds"] > 0  # what it cost is in the report
+    path.write_bytes(encoded(NOISE[::-1]))
+    assert command(*training(photos)).code == 0
+    assert json.loads(began.read_text())["data_fingerprint"] != before
+
+
 def test_a_damaged_validation_image_ends_training_too(photos, command):
     (photos / "val/ant/0.jpg").write_bytes(JPEG[:-300])
     found = command(*training(photos))

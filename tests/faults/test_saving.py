@@ -195,6 +195,38 @@ def test_states_that_are_all_damaged_are_not_begun_again(train: Any, unfinished:
     assert steps(unfinished) == list(range(STEPS)), "the records are as they were"
 
 
+@pytest.mark.parametrize("status", ["running", "stopped", "failed"])
+def test_a_directory_of_states_that_is_gone_is_not_begun_again(
+    train: Any, unfinished: Path, tmp_path: Path, status: str
+) -> None:  # rows 42, 44
+    (unfinished / "STATUS").write_text(f"{status}\n")
+    (unfinished / "checkpoints").rename(tmp_path / "elsewhere")
+    done = train()
+    assert done.code == 6
+    assert f"widestep: A run goes on from what it saved. {unfinished}/checkpoints is gone" in last_line(done.stderr)
+    assert steps(unfinished) == list(range(STEPS)), "the records are as they were"
+    (tmp_path / "elsewhere").rename(unfinished / "checkpoints")
+    assert train().code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("STATUS", b"\xff\xfe\x80"),
+        ("environment.json", b'[1, 2, {"a": null}]'),
+        ("environment.json", b"\xff"),
+        ("history.jsonl", b"[3]\n"),
+        ("recipe.toml", b"grid = "),
+        ("recipe.toml", b"\x00" * 50),
+    ],
+)
+def test_a_record_that_is_something_else_is_named(train: Any, unfinished: Path, name: str, content: bytes) -> None:  # row 42
+    (unfinished / name).write_bytes(content)
+    done = train()
+    assert done.code == 6, done.stderr
+    assert str(unfinished / name) in last_line(done.stderr)
+
+
 EACH = ["recipe.toml", "environment.json", "STATUS", "command.txt", "log.txt", "metrics.jsonl", "ledger.jsonl", "epochs.csv"]
 EACH += [
     "history.jsonl",

@@ -29,3 +29,11 @@ class Net(nn.Module):
         x = F.dropout(F.gelu(self.squash(self.hidden(x))), 0.1, self.training)
         logits: Tensor = self.head(self.drop(x))
         return logits
+
+
+class Doubles(Net):
+    """The same, with logits in double precision."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images).double()
+        return logits

@@ -106,6 +106,17 @@ RECIPES = {
         },
         (2, 3),
     ),
+    "one that answers in double precision": (
+        {
+            "model": f"{Path(__file__).with_name('own_model.py')}:Doubles",
+            "grid": "1x4x5",
+            "train_images": 120,
+            "epochs": "2",
+            "workers_per_forward": 1,
+            "base_lr": 0.01,
+        },
+        (2, 4),
+    ),
     "another network": (
         {"model": "cifar-resnet20", "grid": "1x3x4", "train_images": 96, "epochs": "8st", "workers_per_forward": 2},
         (2,),

@@ -60,6 +60,17 @@ def test_fresh_moves_the_old_run_aside(train: Any, tmp_path: Path) -> None:
     assert json.loads(first.stdout)["weights_sha256"] != json.loads(second.stdout)["weights_sha256"]
 
 
+def test_a_job_that_slurm_starts_again_goes_on(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told --fresh once; what it has trained since is not moved aside by a preemption."""
+    assert train("--fresh").code == 0
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train("--fresh").code == 0
+    assert not (tmp_path / "run.old1").exists()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert train("--fresh").code == 0
+    assert (tmp_path / "run.old1").exists()
+
+
 def test_a_directory_of_something_else(train: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/holiday.jpg").write_bytes(b"do not touch")

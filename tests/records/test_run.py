@@ -68,6 +68,7 @@ def test_a_first_start(place, monkeypatch):
 def test_the_same_recipe_continues(place):
     with opened(place) as run:
         run.set_status("stopped")
+        (run.checkpoints / "step-0000007.safetensors").write_text("")
     before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
     again = Run(place, RECIPE)
     again.open({"torch": "another"})
@@ -75,6 +76,19 @@ def test_the_same_recipe_continues(place):
     after = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
     del before[".lock"], after[".lock"]
     assert after == {**before, "STATUS": b"running\n"}  # the environment is that of the first start
+
+
+def test_a_run_that_saved_nothing_begins_again_in_the_environment_of_now(place):
+    """It failed of an image, say, that was replaced since; its states are not gone, there were none."""
+    with opened(place) as run:
+        run.set_status("failed")
+    again = Run(place, RECIPE)
+    again.open({"torch": "another"})
+    again.close()
+    assert json.loads((place / "environment.json").read_text()) == {"torch": "another"}
+    (again.checkpoints / ".saved").touch()
+    with opened(place):
+        assert json.loads((place / "environment.json").read_text()) == {"torch": "another"}
 
 
 def test_another_recipe_is_refused_with_the_keys_that_differ(place):

@@ -1,6 +1,7 @@
 """Whole reports on disk: the shipped study with every kind of trouble, a partial one, hostile names, and single runs."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -85,6 +86,14 @@ def test_reporting_again_gives_the_same_bytes(poster):
     before = {path: path.read_bytes() for path in files}
     build_report(directory)
     assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_long_name_of_a_claim_leaves_room_for_its_numbers(poster):
+    summary = poster[1]
+    first = dataclasses.replace(summary.findings[0], claim="a" * 120)
+    lines = summary_lines(dataclasses.replace(summary, findings=[first, *summary.findings[1:]]))
+    assert lines[1].split()[1] == "a" * 23 + "…"
+    assert lines[1].split()[-3:] == summary_lines(summary)[1].split()[-3:]
 
 
 def test_summary_lines_fit_a_terminal(poster):

@@ -89,6 +89,7 @@ def test_what_it_states(found):
     # 8 runs of 90 s on 2 processes in stacks of the recipe's size
     stack = careful_study().cells("warm")[0].recipe.stack
     assert found["cost"]["baseline"]["device_hours"] == pytest.approx(8 * 90 * 2 / stack / 3600)
+    assert "of many certificates asked of one study, 5 in 100 may say preserved" in found["limits"][2]
     assert "more than 31 % of the runs do" in found["limits"][0]  # 1 - .05 ** (1 / 8) = .312
     assert "secret-host-name" not in json.dumps(found)
     json.dumps(found, allow_nan=False)

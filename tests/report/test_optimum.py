@@ -53,6 +53,21 @@ def test_best_warmup_of_an_arm_in_both_units(read):
     assert (ten.epochs, ten.steps, ten.at_edge, ten.is_rough) == (8.0, 96, True, True)
 
 
+def test_the_longest_tried_is_so_by_length(tmp_path, small_text, fakes):
+    """Whatever the order in which the study names them."""
+    text = small_text.replace('set = { grid = "10x1x8" }\naxes = { warmup = ["0ep", "2ep", "4ep", "8ep"] }',
+                              'set = { grid = "10x1x8" }\naxes = { warmup = ["8ep", "0ep", "4ep", "2ep"] }')  # fmt: skip
+    study = studies.changed(studies.parse(text), seeds=2)
+    for best, edge in (("8ep", True), ("2ep", False)):
+
+        def outcome(cell, seed, rng, best=best):
+            return fakes.planned(805 if str(cell.recipe.warmup) == best else 800)
+
+        directory = fakes.study(tmp_path / best, study, outcome)
+        [ten] = [one for one in best_warmups(read_study(directory)) if one.arm == "warm-10"]
+        assert (ten.epochs, ten.at_edge) == (float(best[0]), edge)
+
+
 def test_a_warmup_that_diverged_once_is_not_the_best_of_its_arm(read):
     results = read({"warm-40": [[-800, 100, 90, 80], [837, 100, 90, 80], [837, 100, 90, 80]]})
     [forty] = [one for one in best_warmups(results) if one.arm == "warm-40"]

@@ -6,17 +6,20 @@ import itertools
 import json
 import re
 import tomllib
+import warnings
 
 import pytest
+from matplotlib.figure import Figure
 
 from widestep.cli.main import run
+from widestep.report import poster_drawing
 from widestep.report.build import build_report
 from widestep.report.claims import judge
 from widestep.report.cost import study_cost
 from widestep.report.figures import figure_data
 from widestep.report.poster import poster, poster_record, summary_record
 from widestep.report.poster_drawing import HEIGHT, WIDTH, draw_poster
-from widestep.report.poster_text import fitting_size, line_height, text_width, wrapped
+from widestep.report.poster_text import fitting_size, line_height, shortened, text_width, without_common_start, wrapped
 from widestep.report.results import read_study
 from widestep.study import study as studies
 from widestep.study.amendments import Amendment, write_amendment
@@ -168,6 +171,34 @@ def test_too_much_text_is_made_smaller_then_left_out_by_name(tmp_path, small_tex
     assert len(left_out) + sum(len(block.items) for block in (*drawn.shown.left, *drawn.shown.right)) >= 3 * 35
 
 
+def test_many_settings_and_any_script_leave_figures_readable(tmp_path, small_text, fakes, monkeypatch):
+    warmups = ", ".join(f'"{number}ep"' for number in range(20))
+    text = small_text.replace(
+        "[arms.rule]", f"[arms.many]\naxes = {{ warmup = [{warmups}], base_lr = [0.02, 0.045] }}\n\n[arms.rule]"
+    )
+    text = text.replace('arm = "batch"', 'arm = "many"').replace('arm = "rule"\ntitle', 'arm = "many"\ntitle')
+    study = studies.changed(studies.parse(text.replace("A small study", "变量 🎉")), seeds=2)
+    directory, made = fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(780 + seed)), []
+
+    class Kept(Figure):
+        def __init__(self, **options):
+            super().__init__(**options)
+            made.append(self)
+
+    monkeypatch.setattr(poster_drawing, "Figure", Kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn_from(directory)
+    panels = [axes for axes in made[0].axes if axes.axison]
+    legends = [axes.get_legend() for axes in panels if axes.get_legend()]
+    assert any(legend.get_texts()[-1].get_text().endswith(" more") for legend in legends)
+    for axes in panels:
+        height = axes.get_tightbbox().height
+        assert axes.get_window_extent().height > 0.3 * height
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
 def test_claims_that_came_after_results_say_so(tmp_path, small_text, fakes):
     study = studies.changed(studies.parse(small_text), seeds=2)
     directory = fakes.study(tmp_path / "s", study, lambda cell, seed, rng: fakes.planned(780 + seed))
@@ -202,3 +233,20 @@ def test_wrapping():
     assert "".join(wrapped("m" * 50, 20, 0.8)) == "m" * 50
     assert text_width("ab", 20) == pytest.approx(2 * text_width("ab", 10))
     assert fitting_size("one two", [40, 20, 10], 1.0, 1) == 10 or text_width("one two", 20) <= 1.0
+
+
+def test_shortening_keeps_both_ends_and_what_comes_after():
+    assert shortened("one two", 20, 9.0) == ["one two"]
+    (line,) = shortened("m" * 50 + "end", 20, 3.0, after=", n = 4")
+    assert re.fullmatch(r"m+…m*end, n = 4", line)
+    assert text_width(line, 20) <= 3.0
+    assert len(shortened("one two three four five six", 20, 0.8, 2)) == 2
+    (line,) = shortened("a name", 20, 0.8, after=", n = 4, 2 collapsed")
+    assert line.startswith("a")
+    assert text_width(line, 20) <= 0.8
+
+
+def test_the_words_that_all_texts_begin_with_give_way():
+    assert without_common_start(["warmup 1 epoch", "warmup 12 epochs"]) == ["…1 epoch", "…12 epochs"]
+    assert without_common_start(["a b 2", "a c 1", "a b 1"]) == ["…b 2", "…c 1", "…b 1"]
+    assert without_common_start(["linear", "linear 2"]) == ["linear", "linear 2"]

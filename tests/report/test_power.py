@@ -12,6 +12,7 @@ from widestep.report import power
 from widestep.report.power import _equality, _Test, study_power
 from widestep.report.statistics import minimum_detectable_difference
 from widestep.study import study as studies
+from widestep.study.sequential import Sequential
 
 
 @pytest.mark.parametrize("n", [3, 4, 5])
@@ -120,4 +121,20 @@ def test_without_a_spread_differences_are_multiples_of_it(study, monkeypatch):
 
 def test_claims_that_cannot_be_decided_say_so(small_text):
     six = studies.changed(studies.parse(small_text), seeds=6)
-    assert study_power(six)[0].sentence == "6 seeds cannot decide this claim beside the others, however large the difference"
+    assert (
+        study_power(six)[0].sentence
+        == "6 seeds cannot decide this claim before another one is decided, however large the difference"
+    )
+
+
+def test_a_study_that_runs_until_decided_is_planned_by_t_tests(small_text):
+    """Ranks of six pairs cannot decide before another claim is; t-tests, which its looks make, can."""
+    fixed = studies.changed(studies.parse(small_text), seeds=6)
+    decided = study_power(fixed.model_copy(update={"sequential": Sequential()}))
+    assert study_power(fixed)[0].needs_others
+    assert not any(one.needs_others for one in decided)
+    assert decided[0].detectable is not None
+    test = _Test("falls", 1, 0.05, 0.05, is_ranked=False)
+    for n in (12, 100):
+        exact = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, 0.9 * math.sqrt(n))
+        assert test.power(n, 0.9) == pytest.approx(exact, abs=0.02)

@@ -8,6 +8,8 @@ import pytest
 from widestep.errors import UsageError
 from widestep.report.results import Diverged, Missing, SeedRun, read_environments, read_study, setting_words
 from widestep.study import study as studies
+from widestep.study.store import StudyStore
+from widestep.study.study import parse
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def fail(run, status):
         (lambda run: (run / "STATUS").unlink(), "not started"),
         (lambda run: fail(run, "failed\n"), "failed: the model <b> [1m broke"),
         (lambda run: fail(run, ""), "failed: the model"),
-        (lambda run: (run / "STATUS").write_bytes(b"\xff\xfe"), "decode"),
+        (lambda run: (run / "STATUS").write_bytes(b"\xff\xfe"), "must say how the run stands"),
         (lambda run: (run / "result.json").unlink(), "absent"),
         (lambda run: (run / "result.json").write_text('{"status": "comp'), "damaged"),
         (damage_result(recipe_fingerprint="f" * 16), "another recipe"),
@@ -146,3 +148,30 @@ def test_settings_in_words(study, arm, index, words):
     cell = study.cells(arm)[index]
     [(name, value)] = cell.settings.items()
     assert setting_words(cell.recipe, name, value) == words
+
+
+SEARCHED = """
+name = "searched"
+title = "The best warmup is looked for first"
+recipe = "digits"
+seeds = [0, 1, 2]
+margin = 0.5
+
+[arms.best]
+from_search = "tune"
+
+[arms.tune]
+axes = { grid = ["4x1x8", "40x1x8"] }
+
+[arms.tune.search]
+over = { warmup = ["0ep", "4ep"] }
+num_trials = 4
+seeds = [9]
+"""
+
+
+def test_trials_that_wait_for_a_search_are_missing(tmp_path):
+    """Two settings of three seeds, which have no fingerprints yet."""
+    StudyStore.create(tmp_path / "s", parse(SEARCHED))
+    results = read_study(tmp_path / "s")
+    assert (results.num_wanted, results.count(Missing), results.count(SeedRun)) == (6, 6, 0)

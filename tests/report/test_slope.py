@@ -121,3 +121,11 @@ def test_seeds_count_that_ended_at_every_batch():
     assert warmup_slopes(simulated.results(tables))[0].n == 2
     tables["four"][:] = np.nan
     assert [one.arms for one in warmup_slopes(simulated.results(tables))] == [["other", "other"]]
+
+
+def test_an_arm_that_tried_no_warmup_only_has_no_slope():
+    """In epochs and in steps: a ratio of lengths needs one that is not zero."""
+    text = TEXT.replace('axes = { warmup = ["0ep", "1ep", "2ep", "4ep"] }', 'axes = { warmup = ["0ep", "0st"] }')
+    simulated = Simulator(parse(text), lambda cell: 960 // cell.recipe.grid.global_batch)
+    tables = {arm: table(0, len(cells), 1) for arm, cells in simulated.cells.items()}
+    assert [one.arms for one in warmup_slopes(simulated.results(tables))] == [["other", "other"]]

@@ -327,3 +327,15 @@ def test_two_arms_share_a_trial(make, fake):
     fake.finish(store.run(store.trials[4]))
     assert store.states()[4].trial.fingerprint == cell.fingerprint(0)
     assert parse(to_toml(store.study)) == store.study
+
+
+def test_failed_trials_may_begin_anew(make, fake):
+    """What they had is moved aside; the others stay."""
+    store = make()
+    one, other = store.trials[:2]
+    fake.finish(store.run(one))
+    fake.begin(store.run(other))
+    store.fail(other, "broke down")
+    assert store.forget_failures(fresh=True) == 1
+    assert statuses(store) == ["complete"] + ["missing"] * 11
+    assert (store.directory / "trials" / f"{other.fingerprint}.old1/failure.json").exists()

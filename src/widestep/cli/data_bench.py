@@ -1,6 +1,7 @@
 """`widestep data bench`: how fast a data set loads here, what limits it, and how many cores feed a device."""
 
 import json as json_module
+import math
 import os
 from dataclasses import asdict
 
@@ -49,8 +50,8 @@ def bench_(
     check_options(data, None, image_size)
     num_threads = len(os.sched_getaffinity(0)) if threads is None else threads
     for option, given, smallest in (("--threads", num_threads, 0), ("--seconds", seconds, 0.001), ("--feed", feed, 0.001)):
-        if given is not None and not given >= smallest:
-            raise UsageError(f"{option} must be at least {smallest:g}. Got {given:g}.")
+        if given is not None and not smallest <= given < math.inf:
+            raise UsageError(f"{option} must be a number of at least {smallest:g}. Got {given:g}.")
     from widestep.data.bench import measure
     from widestep.data.loading import Loading
     from widestep.data.source import known_augmentation

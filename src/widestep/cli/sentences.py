@@ -13,6 +13,8 @@ from widestep.workers.launcher import Body
 from widestep.workers.pulse import Pulse
 
 DEBUG = "--debug"
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive", "failed to map segment")
+"""As torch and the loader of its libraries say it."""
 
 
 def explaining(body: Body) -> Body:
@@ -62,7 +64,7 @@ def explained(error: BaseException) -> tuple[int, str]:
             "Threads must be able to start. This one cannot: ask for fewer with --loader-threads, or raise the limit of "
             "processes (ulimit -u).",
         )
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return EnvironmentFault.exit_code, "There must be memory for what was asked. There was too little; ask for less."
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("widestep"):
         package = error.name.partition(".")[0]

@@ -98,6 +98,7 @@ def retry(
     directory: Path = Path("studies/poster-digits"),
     *,
     only: list[str] | None = None,
+    fresh: bool = False,
     jobs: int | None = None,
     report: bool = True,
 ) -> int:
@@ -105,7 +106,7 @@ def retry(
 
     For example:
       widestep study retry studies/poster-digits
-      widestep study retry studies/poster-digits --only warmup-40
+      widestep study retry studies/poster-digits --only warmup-40 --fresh
 
     Parameters
     ----------
@@ -113,6 +114,8 @@ def retry(
         Directory of the study.
     only
         Of the failed trials, only those of these arms, or whose fingerprint begins so.
+    fresh
+        Begin them anew, on images or a model that were changed; what they had is moved aside.
     jobs
         Runs, or stacks of runs, at a time; otherwise one a GPU or core.
     report
@@ -121,7 +124,7 @@ def retry(
     store = StudyStore.open(directory)
     run_plans, num_jobs = plans(store.study.trials()), num_jobs_of(store.study, jobs)
     search_on(store)
-    return _go_on(store, run_plans, num_jobs, report, store.forget_failures(_chosen(store, only)))
+    return _go_on(store, run_plans, num_jobs, report, store.forget_failures(_chosen(store, only), fresh=fresh))
 
 
 def _chosen(store: StudyStore, only: Sequence[str] | None) -> Callable[[Trial], bool]:

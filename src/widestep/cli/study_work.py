@@ -59,11 +59,11 @@ def _work(store: StudyStore, launch: Launch) -> int:
     from widestep.workers.world import World
 
     stop = StopRequest(Deadline.of(None), impatient=launch.launcher == "nobody")
-    stop.install()
     execution = execution_of(store.study.device, compare_batchnorm=store.study.compare_batchnorm)
     log, kept = os.environ.get("WIDESTEP_JOB_LOG"), Kept()
 
     with World(launch) as world:
+        stop.install()
 
         def execute(trials: Sequence[Trial]) -> None:
             if log and world.is_first:

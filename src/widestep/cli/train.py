@@ -18,7 +18,7 @@ from widestep.plan.runplan import RunPlan
 from widestep.records.result import RunResult
 from widestep.records.run import Run, move_aside
 from widestep.train.stop import Deadline, StopRequest
-from widestep.workers.launched import Launch, detect
+from widestep.workers.launched import Launch, detect, is_requeued
 from widestep.workers.launcher import run_processes
 from widestep.workers.pulse import Pulse
 
@@ -68,7 +68,7 @@ def train(
     launch = detect()
     if launch is not None:
         return _take_part(wanted, json, launch, Pulse(), fresh=fresh)
-    if fresh:
+    if fresh and not is_requeued():
         move_aside(wanted.directory)
     result = _finished(Run(wanted.directory, wanted.recipe))
     if result is not None:
@@ -95,7 +95,8 @@ def _take_part(
     """Be one process of the job; process 0 shows the result."""
     deadline = deadline or Deadline.of(wanted.execution.time_limit)
     stop = StopRequest(deadline, impatient=launch.is_ours or launch.launcher == "nobody")
-    stop.install()
+    if launch.is_ours:
+        stop.install()
     result = _train(wanted, launch, pulse, stop, fresh)
     return _outcome(wanted, result, as_json, shown=launch.process == 0)
 
@@ -166,13 +167,14 @@ def _train(wanted: Request, launch: Launch, pulse: Pulse, stop: StopRequest, fre
     run = Run(wanted.directory, wanted.recipe)
 
     def known_outcome() -> dict[str, Any] | None:
-        if fresh:
+        if fresh and launch.attempt == 0:
             move_aside(wanted.directory)
         finished = _finished(run)
         return finished.as_dict() if finished else None
 
     execution = wanted.execution
     with World(launch, pulse, patience=execution.hang_timeout, join_patience=execution.join_timeout) as world:
+        stop.install()  # not before all have met: who waits for the others has nothing to save, and stops at once
         known = world.broadcast_json(world.agreed(known_outcome if world.is_first else lambda: None))
         if known is not None:
             return RunResult(**known)

@@ -27,7 +27,7 @@ from widestep.locks import DirectoryLock, is_lock
 from widestep.plan import recipes
 from widestep.plan.recipe import Recipe, differences
 from widestep.records.result import RunResult, Status
-from widestep.records.saved import saved_steps
+from widestep.records.saved import ever_saved, saved_steps
 
 EPOCH_COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_correct", "val_images", "val_accuracy")
 
@@ -56,7 +56,10 @@ class Run:
     def status(self) -> Status | None:
         """Return what STATUS says, or None before the first start."""
         path = self.directory / "STATUS"
-        return path.read_text(encoding="utf-8").strip() if path.exists() else None  # type: ignore[return-value]
+        try:
+            return path.read_text(encoding="utf-8").strip() if path.exists() else None  # type: ignore[return-value]
+        except UnicodeDecodeError:
+            raise StoreError(f"{path} must say how the run stands, in a word. It is damaged; delete it.") from None
 
     def result(self) -> RunResult | None:
         """Return the outcome, or None while there is none."""
@@ -83,7 +86,14 @@ class Run:
             return
         if path.stat().st_size == 0:  # it is written as a whole: what is empty was emptied
             raise StoreError(f"A run keeps its recipe. {path} is empty; restore it, or use --fresh to begin again.")
-        changed = differences(recipes.load(str(path)).recipe, self.recipe)
+        try:
+            kept = recipes.load(str(path)).recipe
+        except UsageError as error:
+            why = str(error).rstrip(".")
+            raise StoreError(
+                f"A run keeps its recipe. {path} is damaged ({why}); restore it, or use --fresh to begin again."
+            ) from None
+        changed = differences(kept, self.recipe)
         if changed:
             said = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
             raise UsageError(
@@ -121,10 +131,18 @@ class Run:
                 raise
 
     def _begin(self, environment: Mapping[str, Any]) -> None:
-        """Begin or continue: the recipe is written first and STATUS last, so that a start that was cut off is taken up."""
+        """Begin or continue: the recipe is written first and STATUS last, so that a start that was cut off is taken up.
+
+        A run that ended before anything was saved begins again, in the environment of now: with the image replaced, or the
+        model mended, that it failed of.
+        """
         self.check_recipe()
         remove_leftovers(self.directory)
-        if self.status() is None and not saved_steps(self.checkpoints):
+        if self.status() is not None and not self.checkpoints.is_dir():  # it was made before the status
+            raise StoreError(
+                f"A run goes on from what it saved. {self.checkpoints} is gone; restore it, or use --fresh to begin again."
+            )
+        if not ever_saved(self.checkpoints):
             self.write("recipe.toml", recipes.to_toml(self.recipe))
             write_json(self.directory / "environment.json", dict(environment), self._lock)
             self.write("command.txt", os.fsencode(shlex.join(sys.argv) + "\n"))

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+ANY_SAVED = ".saved"
+"""An empty file beside the states, once one was saved: states that are gone are told from states that never were."""
 _NAME = re.compile(r"step-(\d{7,18})\.safetensors")
 
 
@@ -23,3 +25,8 @@ def saved_steps(directory: Path) -> list[int]:
         return []
     steps = (int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
     return sorted((step for step in steps if path_of_step(directory, step).name in names), reverse=True)
+
+
+def ever_saved(directory: Path) -> bool:
+    """Say whether a state was ever saved in a directory of checkpoints, though it may be gone."""
+    return (directory / ANY_SAVED).exists() or bool(saved_steps(directory))

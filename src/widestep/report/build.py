@@ -32,6 +32,7 @@ from widestep.study.audit import Audit, audit
 from widestep.study.store import StudyStore
 
 _MOST_SAID = 5
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,12 @@ def summary_lines(summary: ReportSummary, width: int = 100) -> list[str]:
         for one in summary.findings
     ]
     right = max((len(text) for text in numbers), default=0)
-    name = max((len(one.claim) for one in summary.findings), default=0)
+    name = min(_LONGEST_NAME, max((len(one.claim) for one in summary.findings), default=0))
     room = max(12, width - right - name - 12 - 6)
     for one, text in zip(summary.findings, numbers, strict=True):
         claim = one.text if len(one.text) <= room else one.text[: room - 1] + "…"
-        lines.append(f"{one.verdict:<12}  {one.claim:<{name}}  {claim:<{room}}  {text}"[:width])
+        called = one.claim if len(one.claim) <= name else one.claim[: name - 1] + "…"
+        lines.append(f"{one.verdict:<12}  {called:<{name}}  {claim:<{room}}  {text}"[:width])
     lines += [summary.looks] if summary.looks else []
     for text in summary.audit:
         lines += textwrap.wrap(text, width, initial_indent="audit  ", subsequent_indent="       ")

@@ -197,7 +197,7 @@ def _evidence(results: StudyResults, sides: list[Side], margin: float) -> dict[s
         "code": {name: _fact(first, name) for name in ("widestep", "source", "torch")},
         "environment": read_environments(places),
         "cost": _cost(sides),
-        "limits": [*_limits(sides, len(gained)), *(plain(one.sentence) for one in results.amendments)],
+        "limits": [*_limits(sides, len(gained), 1 - level), *(plain(one.sentence) for one in results.amendments)],
     }
 
 
@@ -255,7 +255,7 @@ def _cost(sides: list[Side]) -> dict[str, Any]:
     return found
 
 
-def _limits(sides: list[Side], n: int) -> list[str]:
+def _limits(sides: list[Side], n: int, alpha: float) -> list[str]:
     rate = 1 - 0.05 ** (1 / n)
     num_collapsed = sum(len(side.cell.collapsed) for side in sides)
     rare = (
@@ -266,5 +266,6 @@ def _limits(sides: list[Side], n: int) -> list[str]:
     return [
         rare,
         "It holds for this network, these data and these seeds' spread, and for the mean over seeds, not for every run.",
-        "It is one test: of many certificates asked of one study, one in twenty may say preserved where it is not.",
+        f"It is one test: of many certificates asked of one study, {100 * alpha:.3g} in 100 may say preserved where it is "
+        "not.",
     ]

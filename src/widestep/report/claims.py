@@ -241,7 +241,9 @@ def _diverged_words(one: Comparison) -> str:
 def _why_words(why: Why, claim: Claim, compared: list[Comparison], index: int, rule: Rule) -> list[str]:
     match why:
         case "few":
-            return ["A test needs two seeds whose runs have ended on both sides of every comparison."]
+            return [
+                "A test needs two seeds whose runs have ended on both sides of every comparison, and not diverged on both."
+            ]
         case "shown":
             return _shown_words(claim, compared, index, rule)
         case "reversed":

@@ -79,7 +79,9 @@ def _best_warmup(arm: str, label: str, cells: list[CellResults], level: float) -
     epochs, steps = lengths
     accuracy = accuracy_table(cells, seeds)
     best = int(accuracy.mean(axis=0).argmax())
-    found = BestWarmup(arm, label, batch, len(seeds), float(epochs[best]), int(steps[best]), at_edge=best == len(cells) - 1)
+    found = BestWarmup(
+        arm, label, batch, len(seeds), float(epochs[best]), int(steps[best]), at_edge=bool(steps[best] == steps.max())
+    )
     if len(seeds) < 2:
         return found
     low, high = bootstrap_best(accuracy, epochs, level), bootstrap_best(accuracy, steps, level)

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito (told apart with every common colour blindnes
 style and marker. All lengths are for a font of 10 points and grow with the style's font size.
 """
 
+import itertools
 import math
 import textwrap
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from widestep.plan.grid import WorkerGrid
 from widestep.report.plotted import FigureData, Series
+from widestep.report.poster_text import shortened, text_width, without_common_start, wrapped
 
 INK = "#1b1f24"
 """Text and axes; the page replaces it by its own colour, which is light on a dark screen."""
@@ -32,11 +34,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 8.4
 """Width of a figure in inches at the size that all lengths here are given in."""
 _HEIGHT = 4.05
+_MOST_OF_HEIGHT = 0.4
+"""Share of a figure's height that a legend, or labels that stand upright, may take."""
+_BESIDE_AXES = 0.9
+"""Inches beside the axes: the vertical axis with its label, and margins."""
 
 
-def panel(axes: Axes, data: FigureData, width: float = WIDTH) -> None:
-    """Draw a figure, without its title, into axes of about this width in inches at 10 points."""
-    _PANELS[data.kind](axes, data, width)
+def panel(axes: Axes, data: FigureData, width: float = WIDTH, height: float = _HEIGHT) -> None:
+    """Draw a figure, without its title, into axes that take with their labels about these inches at 10 points."""
+    _PANELS[data.kind](axes, data, width, height)
 
 
 def panel_height(data: FigureData, width: float = WIDTH) -> float:
@@ -64,7 +70,7 @@ def _prepare(axes: Axes, data: FigureData) -> None:
         axes.set_yticks([])
 
 
-def _curves(axes: Axes, data: FigureData, width: float) -> None:
+def _curves(axes: Axes, data: FigureData, width: float, height: float) -> None:
     _prepare(axes, data)
     last = max((one.x[-1] for one in data.series if one.x), default=1.0)
     first = min((one.x[0] for one in data.series if one.x), default=0.0)
@@ -84,7 +90,7 @@ def _curves(axes: Axes, data: FigureData, width: float) -> None:
         inset.yaxis.set_major_locator(MaxNLocator(nbins=5))
         inset.grid(axis="y")
         inset.set_title("the last third, enlarged", loc="left", fontsize=_of(8.5), color=FAINT, pad=_of(4))
-    _legend(axes, handles, data.series, width)
+    _legend(axes, handles, data.series, width, height)
 
 
 def _plot_curves(axes: Axes, series: list[Series]) -> list[Line2D]:
@@ -101,9 +107,24 @@ def _plot_curves(axes: Axes, series: list[Series]) -> list[Line2D]:
     return handles
 
 
-def _legend(axes: Axes, handles: list[Line2D], series: list[Series], width: float) -> None:
-    words = [one.legend.lstrip("_") for one in series]
+_LEGEND_SIZE, _LEGEND_ROW, _LEGEND_HANDLE = 9.0, 0.19, 0.7
+
+
+def _legend(axes: Axes, handles: list[Line2D], series: list[Series], width: float, height: float) -> None:
+    """Write the legend above the axes: in more columns where it is long, and then only its first entries."""
+    room, most_rows = width - _BESIDE_AXES, max(1, int(_MOST_OF_HEIGHT * height / _LEGEND_ROW))
+    words = []
+    for one in series:
+        counts = one.legend.removeprefix(one.label)
+        words += shortened(one.label.lstrip("_"), _LEGEND_SIZE, room - _LEGEND_HANDLE, after=counts)
     num_columns = max(1, min(3, len(words), int(11.5 * width) // (8 + max((len(text) for text in words), default=1))))
+    if len(words) > num_columns * most_rows:
+        widest = max(text_width(text, _LEGEND_SIZE) for text in words)
+        num_columns = max(num_columns, int(room / (widest + _LEGEND_HANDLE)))
+    most = num_columns * most_rows
+    if len(words) > most:
+        words[most - 1 :] = [f"and {len(words) - most + 1} more"]
+        handles[most - 1 :] = [Line2D([], [], linestyle="none")]
     axes.legend(
         handles,
         words,
@@ -111,22 +132,64 @@ def _legend(axes: Axes, handles: list[Line2D], series: list[Series], width: floa
         bbox_to_anchor=(-0.01, 1.0),
         ncols=num_columns,
         frameon=False,
-        fontsize=_of(9),
+        fontsize=_of(_LEGEND_SIZE),
         handlelength=3.2,
         columnspacing=1.6,
         borderaxespad=0.3,
     )
 
 
-def _final(axes: Axes, data: FigureData, width: float) -> None:
+_TICK_SIZE, _TICK_ROW, _TICK_GAP, _WRAPPED_GAP, _EDGE = 9.0, 0.16, 0.03, 0.08, 0.08
+
+
+def _tick_labels(data: FigureData, width: float, height: float) -> tuple[list[str], bool]:
+    """Return the labels of settings such that none touches another, and whether they stand upright.
+
+    Labels that would touch are wrapped, else upright; of those that still would touch, some stay empty.
+    """
+    texts, positions = [text for _, text in data.x_ticks], [position for position, _ in data.x_ticks]
+    inch = (width - _BESIDE_AXES) / (1 + 2 * _EDGE) / ((max(positions) - min(positions)) or 1.0)
+    places = [position * inch for position in positions]
+    pairs = list(itertools.combinations(range(len(texts)), 2))
+    wide = [[text_width(line, _TICK_SIZE) for line in text.split("\n")] for text in texts]
+    beside = all(
+        (one + other) / 2 + _TICK_GAP <= abs(places[a] - places[b])
+        for a, b in pairs
+        for one, other in zip(wide[a], wide[b], strict=False)
+    )
+    if beside and max(map(max, wide)) < width / 3:
+        return texts, False
+    pitch = min((abs(places[a] - places[b]) for a, b in pairs), default=width)
+    room = min(pitch - _WRAPPED_GAP, width / 4)
+    if not data.joined and all(text_width(word, _TICK_SIZE) <= room for text in texts for word in text.split()):
+        rows = [[part for line in text.split("\n") for part in wrapped(line, _TICK_SIZE, room)] for text in texts]
+        if max(map(len, rows)) <= 5:
+            return ["\n".join(lines) for lines in rows], False
+    room, most_rows, shown = _MOST_OF_HEIGHT * height, max(1, int(pitch / _TICK_ROW)), list[int]()
+    names = [text.split("\n")[0] for text in texts]
+    if any(len(wrapped(name, _TICK_SIZE, room)) > most_rows for name in names):
+        names = without_common_start(names)
+    for index in sorted(range(len(texts)), key=lambda index: not data.series[index].remarks):
+        if all(abs(places[index] - places[other]) >= _TICK_ROW for other in shown):
+            name, counts = names[index], texts[index].split("\n")[1:]
+            lines = shortened(name, _TICK_SIZE, room, most_rows, "".join(f", {count}" for count in counts))
+            if counts and len(lines) > 1:
+                lines = [*shortened(name, _TICK_SIZE, room, most_rows - 1), *shortened(", ".join(counts), _TICK_SIZE, room)]
+            shown.append(index)
+            texts[index] = "\n".join(lines)
+    return [text if index in shown else "" for index, text in enumerate(texts)], True
+
+
+def _final(axes: Axes, data: FigureData, width: float, height: float) -> None:
     _prepare(axes, data)
     low, high = data.y_range or (0.0, 1.0)
     axes.set_ylim(low, high)
     positions = [position for position, _ in data.x_ticks]
     span = (max(positions) - min(positions)) or 1.0
     nearest = min((b - a for a, b in zip(sorted(positions), sorted(positions)[1:])), default=span)
-    axes.set_xlim(min(positions) - 0.08 * span - 0.001, max(positions) + 0.08 * span + 0.001)
-    axes.set_xticks(positions, [text for _, text in data.x_ticks], fontsize=_of(9))
+    axes.set_xlim(min(positions) - _EDGE * span - 0.001, max(positions) + _EDGE * span + 0.001)
+    labels, upright = _tick_labels(data, width, height)
+    axes.set_xticks(positions, labels, fontsize=_of(_TICK_SIZE), rotation=90 if upright else 0)
     axes.tick_params(axis="x", length=0, pad=_of(6))
     known = [one for one in data.series if one.x and one.mean[0] >= low]
     if data.joined:
@@ -138,22 +201,26 @@ def _final(axes: Axes, data: FigureData, width: float) -> None:
         for index, (_, value) in enumerate(one.seeds):
             shift = (index - (len(one.seeds) - 1) / 2) / max(len(one.seeds), 8) * 0.22 * min(nearest, 0.5 * span)
             marker, alpha = ("o", 0.38) if value >= low else ("v", 0.8)
-            height = max(value, low + 0.02 * (high - low))
-            axes.plot(position + shift, height, marker, color=colour, alpha=alpha, markersize=_of(4.5), mew=0)
+            shown = max(value, low + 0.02 * (high - low))
+            axes.plot(position + shift, shown, marker, color=colour, alpha=alpha, markersize=_of(4.5), mew=0)
         if one.x and one.mean[0] >= low:
             _point(axes, one, colour)
-        _tell_hidden(axes, one, position, low)
+        _tell_hidden(axes, one, position, upright=upright)
 
 
-def _tell_hidden(axes: Axes, one: Series, position: float, low: float) -> None:
-    """Write the values below the axis over their triangles."""
+def _tell_hidden(axes: Axes, one: Series, position: float, *, upright: bool) -> None:
+    """Write the values below the axis over their triangles, or beside them where the mean or its interval is."""
+    low, high = axes.get_ylim()
     hidden = sorted(value for _, value in one.seeds if value < low)
     if not hidden:
         return
     words = " ".join(f"{value:.1f}" for value in hidden) if len(hidden) < 3 else f"{hidden[0]:.1f} to {hidden[-1]:.1f}"
     if one.mean[0] < low:
         words = f"mean {one.mean[0]:.1f}" + (f"\n({words})" if len(hidden) > 1 else "")
-    place: dict[str, Any] = {"xytext": (0, _of(14)), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    drawn = [end for end in (one.mean[0], one.low[0]) if one.mean[0] >= low and not math.isnan(end)]
+    beside = any(end < low + 0.15 * (high - low) for end in drawn)
+    place: dict[str, Any] = {"xytext": (_of(8) if beside else 0, _of(14)), "textcoords": "offset points", "va": "bottom"}
+    place |= {"ha": "left" if beside else "center", "rotation": 90 if upright else 0}
     axes.annotate(words, (position, low), fontsize=_of(8), **place)
 
 
@@ -161,9 +228,7 @@ def _point(axes: Axes, one: Series, colour: str) -> None:
     x, mean, low, high = one.points()[0]
     single = math.isnan(low)
     if not single:
-        axes.errorbar(
-            [x], [mean], [[mean - low], [high - mean]], color=colour, capsize=_of(5), linewidth=_of(2), capthick=_of(2)
-        )
+        axes.errorbar([x], [mean], [[mean - low], [high - mean]], color=colour, **_whiskers())
     axes.plot([x], [mean], "o", color=colour, markersize=_of(9), markerfacecolor="none" if single else colour, mew=_of(2))
 
 
@@ -175,7 +240,7 @@ _MOST_NODES, _MOST_WORKERS = 48, 12
 _CELL, _GAP, _BETWEEN, _LEFT = 0.15, 0.035, 0.06, 2.45
 
 
-def _layout(axes: Axes, data: FigureData, width: float) -> None:
+def _layout(axes: Axes, data: FigureData, width: float, height: float) -> None:
     axes.set_axis_off()
     depth = 0.0
     for index, grid in enumerate(data.grids):
@@ -237,7 +302,7 @@ _VERDICT_MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 _LINE_WIDTH = 34
 
 
-def _differences(axes: Axes, data: FigureData, width: float) -> None:
+def _differences(axes: Axes, data: FigureData, width: float, height: float) -> None:
     """Draw one row a comparison: single seeds as dots, the mean with its interval, the margin as a band around zero."""
     _prepare(axes, data)
     axes.grid(visible=False)
@@ -276,7 +341,7 @@ def _wrapped(label: str) -> str:
     return "\n".join(textwrap.shorten(part, _LINE_WIDTH, placeholder="…") or part[:_LINE_WIDTH] for part in parts)
 
 
-_PANELS: dict[str, Callable[[Axes, FigureData, float], None]] = {
+_PANELS: dict[str, Callable[[Axes, FigureData, float, float], None]] = {
     "curves": _curves,
     "zoomed": _curves,
     "final": _final,

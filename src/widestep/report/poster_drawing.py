@@ -37,14 +37,14 @@ class DrawnPoster:
 
 def draw_poster(poster: Poster) -> DrawnPoster:
     """Draw a poster; equal posters give equal bytes."""
-    head, foot = _header(poster), _footer(poster.footer)
-    top, bottom = head.y + 0.7, HEIGHT - foot.y - 0.35
-    left, poster_left, out_left = _column(poster.left, _MARGIN, top, _SIDE[0], bottom)
-    right, poster_right, out_right = _column(poster.right, WIDTH - _MARGIN - _SIDE[1], top, _SIDE[1], bottom)
-    shown = replace(poster, left=poster_left, right=poster_right, left_out=[*poster.left_out, *out_left, *out_right])
-    for one in foot.lines:
-        head.lines.append(replace(one, y=one.y + HEIGHT - foot.y))
     with styled("widestep-poster", _PANEL_SCALE):
+        head, foot = _header(poster), _footer(poster.footer)
+        top, bottom = head.y + 0.7, HEIGHT - foot.y - 0.35
+        left, poster_left, out_left = _column(poster.left, _MARGIN, top, _SIDE[0], bottom)
+        right, poster_right, out_right = _column(poster.right, WIDTH - _MARGIN - _SIDE[1], top, _SIDE[1], bottom)
+        shown = replace(poster, left=poster_left, right=poster_right, left_out=[*poster.left_out, *out_left, *out_right])
+        for one in foot.lines:
+            head.lines.append(replace(one, y=one.y + HEIGHT - foot.y))
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=72, facecolor="white")
         pens = [head, left, right]
         captions = _figures(figure, poster.figures, top, bottom)
@@ -202,7 +202,7 @@ def _fit(figure: Figure, renderer: RendererAgg, data: FigureData, box: tuple[flo
             panel(axes, data)
         return
     axes = figure.add_axes((x / WIDTH, 1 - (y + height) / HEIGHT, width / WIDTH, height / HEIGHT))
-    panel(axes, data, width / _PANEL_SCALE)
+    panel(axes, data, width / _PANEL_SCALE, height / _PANEL_SCALE)
     wanted = (x * 72, (HEIGHT - y - height) * 72, (x + width) * 72, (HEIGHT - y) * 72)
     edges = list(wanted)
     for _ in range(3):

@@ -114,3 +114,26 @@ def _broken(word: str, size: float, width: float, *, bold: bool) -> list[str]:
 def fitting_size(text: str, sizes: Sequence[float], width: float, most_lines: int, *, bold: bool = False) -> float:
     """Return the first of falling sizes at which a text takes at most so many lines, else the last."""
     return next((size for size in sizes if len(wrapped(text, size, width, bold=bold)) <= most_lines), sizes[-1])
+
+
+def shortened(text: str, size: float, width: float, most_lines: int = 1, after: str = "") -> list[str]:
+    """Return the lines of a text with what comes after it; its middle gives way to an ellipsis until they are few enough."""
+    room, whole = most_lines * width, text_width(text, size)
+    kept = len(text) if whole <= room else int(len(text) * room / whole)
+    lines = wrapped(_without_middle(text, kept) + after, size, width)
+    while len(lines) > most_lines and kept > 1:
+        kept -= 1 + kept // 20
+        lines = wrapped(_without_middle(text, kept) + after, size, width)
+    return shortened(text + after, size, width, most_lines) if len(lines) > most_lines and after else lines[:most_lines]
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return text if kept >= len(text) else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def without_common_start(texts: Sequence[str]) -> list[str]:
+    """Return texts with an ellipsis for the words that all of them begin with."""
+    first, last = min(texts), max(texts)  # what these two begin with, all texts between them begin with
+    same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    start = first.rfind(" ", 0, same) + 1
+    return [f"…{text[start:]}" if start else text for text in texts]

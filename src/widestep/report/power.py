@@ -2,7 +2,8 @@
 
 Power is that of the rule that `verdicts` applies, for normal differences of a given standard deviation: the exact rank test
 (from six pairs on, else the paired t-test) at the level that is left when no other claim of the study is decided, and a
-t-interval that excludes 0. It is found by simulation, with the same draws every time.
+t-interval that excludes 0. It is found by simulation, with the same draws every time. Of a study that runs until decided it
+is that of the t-test on all its seeds, which several looks come close to.
 """
 
 import math
@@ -59,6 +60,8 @@ class ClaimPower:
     detectable
         True difference that is shown with 80 % probability; None when this many seeds cannot show any, or the claim is of
         equality.
+    needs_others
+        Whether these seeds can decide the claim once other claims are decided, but not before.
     equality
         Probability that equality within the margin is shown when there is no difference; None without an sd.
     seeds_for_margin
@@ -75,6 +78,7 @@ class ClaimPower:
     sd: float | None
     origin: str
     detectable: float | None
+    needs_others: bool
     equality: float | None
     seeds_for_margin: int | None
 
@@ -89,7 +93,8 @@ class ClaimPower:
         if self.kind == "equivalent":
             return f"{self._equality_words()}; {given}"
         if self.detectable is None:
-            return f"{self.n} seeds cannot decide this claim beside the others, however large the difference"
+            until = " before another one is decided" if self.needs_others else ""
+            return f"{self.n} seeds cannot decide this claim{until}, however large the difference"
         size = f"{self.detectable:.2g} {self.unit}" if self.sd is not None else f"{self.detectable:.2g} standard deviations"
         words = f"{self.n} seeds see {size}{',' if self.sd is not None else ';'} {given}"
         return f"{words}; {self.margin:g} points need {self._seeds()}" if self.sd and self.unit == "points" else words
@@ -123,7 +128,9 @@ def study_power(study: Study, own: StudyResults | None = None, earlier: StudyRes
 def _claim_power(study: Study, name: str, claim: Claim, spread: Spread | None) -> ClaimPower:
     num_compared = len(_others(study, claim))
     level = (1 - study.level) / len(study.claims)
-    test = _Test(claim.test, num_compared, level, 1 - study.level)
+    is_ranked = study.sequential is None
+    test = _Test(claim.test, num_compared, level, 1 - study.level, is_ranked)
+    alone = _Test(claim.test, num_compared, 1 - study.level, 1 - study.level, is_ranked)
     n, unit, sd = len(study.seeds), _unit(study, claim), spread.sd if spread else None
     detectable = equality = needed = None
     if claim.test == "equivalent":
@@ -145,6 +152,7 @@ def _claim_power(study: Study, name: str, claim: Claim, spread: Spread | None) -
         sd=sd,
         origin=spread.origin if spread else "no sd is known for this model; give a study that ran with --sd-from DIR",
         detectable=detectable,
+        needs_others=claim.test != "equivalent" and detectable is None and alone.detectable(n) is not None,
         equality=equality,
         seeds_for_margin=needed,
     )
@@ -213,12 +221,15 @@ class _Test:
         Comparisons with one cell: all must be shown (worst), or the first of them (too-long).
     level
         Error probability left for the claim; `interval_level` is that of the t-interval that must exclude 0.
+    is_ranked
+        Whether ranks are tested, from six pairs on.
     """
 
     kind: str
     num_compared: int
     level: float
     interval_level: float
+    is_ranked: bool = True
 
     @property
     def level_of_one(self) -> float:
@@ -229,10 +240,11 @@ class _Test:
         """Return the probability that the claim is supported when each true difference is `shift` standard deviations."""
         num_drawn = self.num_compared if self.kind == "worst" else 1
         if n <= _MOST_RANKED:
-            shown = _shown(_differences(num_drawn, n) + shift, self.level_of_one, self.interval_level)
+            drawn = _differences(num_drawn, n) + shift
+            shown = _shown(drawn, self.level_of_one, self.interval_level, is_ranked=self.is_ranked)
         else:
             means, sds = _summaries(num_drawn, n)
-            counted = 3 / math.pi * n
+            counted = 3 / math.pi * n if self.is_ranked else n
             t = (shift + means) * math.sqrt(counted) / sds
             shown = t > t_quantile(1 - min(self.level_of_one, self.interval_level) / 2, n - 1)
         return float(shown.all(axis=1).mean())
@@ -250,14 +262,14 @@ class _Test:
         return high
 
 
-def _shown(differences: NDArray[np.float64], level: float, interval_level: float) -> NDArray[np.bool_]:
+def _shown(differences: NDArray[np.float64], level: float, interval_level: float, *, is_ranked: bool) -> NDArray[np.bool_]:
     """Say, of differences of shape (draws, comparisons, n), which comparisons are shown to be above 0."""
     n = differences.shape[-1]
     if n < 2:
         return np.zeros(differences.shape[:-1], dtype=np.bool_)
     sds = differences.std(axis=-1, ddof=1)
     t = differences.mean(axis=-1) * math.sqrt(n) / sds
-    if n < FEWEST_FOR_RANKS:
+    if n < FEWEST_FOR_RANKS or not is_ranked:
         return np.asarray(t > t_quantile(1 - min(level, interval_level) / 2, n - 1))
     chances = 2 * np.cumsum(rank_sums(tuple(range(2, 2 * n + 1, 2)))[::2])  # of the sum of ranks 0, 1, ...: two-sided p
     ranks = np.abs(differences).argsort(axis=-1).argsort(axis=-1) + 1

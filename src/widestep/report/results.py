@@ -145,8 +145,8 @@ class StudyResults:
 
     @property
     def num_wanted(self) -> int:
-        """Trials that are wanted so far."""
-        return len(self.outcomes) - self.count(Spared)
+        """Trials that are wanted so far, with those that wait for a search."""
+        return len(self.outcomes) - self.count(Spared) + self._num_waiting
 
     @property
     def num_runs(self) -> tuple[int, int]:
@@ -164,7 +164,13 @@ class StudyResults:
 
     def count(self, kind: type[Outcome]) -> int:
         """Return how many trials have an outcome of this kind."""
-        return sum(isinstance(outcome, kind) for outcome in self.outcomes.values())
+        known = sum(isinstance(outcome, kind) for outcome in self.outcomes.values())
+        return known + (self._num_waiting if kind is Missing else 0)
+
+    @property
+    def _num_waiting(self) -> int:
+        """Trials of settings that are still searched: they have no fingerprint."""
+        return sum(len(cell.outcomes) for cells in self.arms.values() for cell in cells if cell.cell.is_open)
 
 
 def read_study(directory: Path) -> StudyResults:
@@ -201,8 +207,10 @@ def read_study(directory: Path) -> StudyResults:
                 found[seed] = outcomes[name]
             arms[arm].append(CellResults(cell, found, study.collapse_below))
     trials = [directory / "trials" / name for name, outcome in outcomes.items() if isinstance(outcome, (SeedRun, Diverged))]
+    searches = summaries(store)
+    trials += [directory / "trials" / name for search in searches for name in search.trials]
     facts, amendments = read_environments(trials), read_amendments(directory)
-    return StudyResults(study, directory, arms, outcomes, facts, amendments, looks, summaries(store))
+    return StudyResults(study, directory, arms, outcomes, facts, amendments, looks, searches)
 
 
 def _read_trial(directory: Path, recipe: Recipe) -> Outcome:

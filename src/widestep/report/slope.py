@@ -104,7 +104,7 @@ def _slope(groups: Sequence[tuple[str, list[CellResults]]], level: float) -> War
     seeds = [seed for seed in finished_seeds(groups[0][1]) if all(seed in finished_seeds(cells) for _, cells in groups)]
     lengths = [warmup_lengths(cells) for _, cells in groups]
     known = [one for one in lengths if one is not None]
-    if len(set(batches)) < 2 or not seeds or len(known) < len(groups):
+    if len(set(batches)) < 2 or not seeds or len(known) < len(groups) or not all(steps.any() for _, steps in known):
         return None
     tables = [accuracy_table(cells, seeds) for _, cells in groups]
     best = [int(table.mean(axis=0).argmax()) for table in tables]

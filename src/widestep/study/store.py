@@ -13,7 +13,7 @@ from widestep.files import explained, write_atomically
 from widestep.plan.settings_file import read_text
 from widestep.records.reading import read_record
 from widestep.records.result import RunResult, Status
-from widestep.records.run import Run
+from widestep.records.run import Run, move_aside
 from widestep.study.amendments import amendment, changed_question, write_amendment
 from widestep.study.claims import Claims
 from widestep.study.cluster import log_of
@@ -294,11 +294,17 @@ class StudyStore:
             self._claims.remove(trial.fingerprint)
         return unfinished
 
-    def forget_failures(self, chosen: Callable[[Trial], bool] = lambda trial: True) -> int:
-        """Make failed trials ready to be tried again; returns how many. A damaged result is kept beside the new one."""
+    def forget_failures(self, chosen: Callable[[Trial], bool] = lambda trial: True, *, fresh: bool = False) -> int:
+        """Make failed trials ready to be tried again; returns how many. A damaged result is kept beside the new one.
+
+        With `fresh` they begin anew, and what they had is moved aside; raises DirectoryInUse when one is worked on.
+        """
         failed = [state.trial for state in self.states() if state.status == "failed" and chosen(state.trial)]
         for trial in failed:
             run = self.run(trial)
+            if fresh:
+                move_aside(run.directory)
+                continue
             with explained(run.directory):
                 for name in ("failure", "result"):
                     path = run.directory / f"{name}.json"

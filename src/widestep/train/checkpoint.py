@@ -25,11 +25,9 @@ from torch import Tensor
 import widestep
 from widestep.errors import EnvironmentFault, StoreError
 from widestep.files import Fence, sync_directory, write_atomically
-from widestep.records.saved import path_of_step, saved_steps
+from widestep.records.saved import ANY_SAVED, ever_saved, path_of_step, saved_steps
 
 FORMAT = 2
-ANY_SAVED = ".saved"
-"""An empty file beside the states, from the first one on: without states, training does not silently begin again."""
 
 _PREFIX = b'{"__metadata__":{"sha256":"'
 _NO_DIGEST = b"0" * 64
@@ -291,7 +289,7 @@ def newest(directory: Path, fits: Fits | None = None) -> Saved | None:
             f"A run goes on from a state that is whole, and none is left in {directory.parent}: "
             f"{'; '.join(words for _, words in damaged)}. Restore one, or use --fresh to begin again."
         )
-    if (directory / ANY_SAVED).exists():
+    if ever_saved(directory):
         raise StoreError(
             f"A run goes on from what it saved. The states in {directory} are gone; restore one, or use --fresh to begin "
             "again."

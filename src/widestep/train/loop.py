@@ -67,16 +67,18 @@ def train(
     try:
         loop = _Loop(session, watcher)
         try:
-            return loop.run()
-        finally:
-            loop.keeper.close()
-    except Stopped:
-        raise
-    except WidestepError as error:
-        for member in session.members:
-            if world.is_first and not member.run.finished():
-                member.fail(error)
-        raise
+            try:
+                return loop.run()
+            finally:
+                loop.keeper.close()
+        except Stopped:
+            raise
+        except WidestepError as error:
+            spent = loop.speeds.spent(len(session.members))
+            for member in session.members:
+                if world.is_first and not member.run.finished():
+                    member.fail(error, spent)
+            raise
     finally:
         session.close()
 

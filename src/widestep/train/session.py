@@ -25,6 +25,7 @@ from widestep.plan.execution import Execution
 from widestep.plan.recipe import Recipe
 from widestep.plan.runplan import RunPlan
 from widestep.records.environment import environment
+from widestep.records.reading import read_record
 from widestep.records.run import Run
 from widestep.train import checkpoint
 from widestep.train.batches import Batches
@@ -60,11 +61,11 @@ class Member:
     origin: dict[str, Any] = field(default_factory=dict)
     """Fingerprints of recipe, data and environment, as they go into a checkpoint."""
 
-    def fail(self, error: WidestepError) -> None:
-        """Leave word of an error that ends the run for now; the same command tries again."""
+    def fail(self, error: WidestepError, spent: Mapping[str, Any] | None = None) -> None:
+        """Leave word of an error that ends the run for now, and of what was spent on it; the same command tries again."""
         with contextlib.suppress(WidestepError):  # on a full disk the error itself must do
             self.run.log(f"failed: {error}")
-            self.run.event("failed", step=self.state.tally.step, reason=str(error))
+            self.run.event("failed", step=self.state.tally.step, reason=str(error), **(spent or {}))
             self.run.set_status("failed")
 
 
@@ -294,10 +295,9 @@ def check_model(run: Run) -> None:
 
 def read_environment(directory: Path) -> dict[str, Any]:
     """Return what environment.json says; raises StoreError when it cannot be read."""
-    try:
-        found: dict[str, Any] = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{directory}/environment.json must describe the run. It cannot be read: {error}.") from None
+    path = directory / "environment.json"
+    if (found := read_record(path, "the facts of a run's environment")) is None:
+        raise StoreError(f"{path} must be the facts of a run's environment. It is missing; restore it.")
     return found
 
 

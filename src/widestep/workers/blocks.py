@@ -96,7 +96,7 @@ class ForwardPass:
         with explained(device), randomness, precision:
             logits = self.model(block.images)
         return F.cross_entropy(
-            logits.flatten(0, 1).float() if self._autocast else logits.flatten(0, 1),
+            logits.flatten(0, 1).to(block.images.dtype),  # whatever a user's model returns: sums are of one kind
             block.labels.flatten(),
             reduction="none",
             label_smoothing=self._label_smoothing,

@@ -122,6 +122,12 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
     return None
 
 
+def is_requeued(environment: Mapping[str, str] | None = None) -> bool:
+    """Say whether SLURM starts this job again, after a preemption or the loss of its node."""
+    env = os.environ if environment is None else environment
+    return env.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def _in_step(env: Mapping[str, str]) -> bool:
     return "SLURM_STEP_ID" in env
 

@@ -21,6 +21,9 @@ _TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]
 _PrefixStore: Any = dist.PrefixStore  # type: ignore[attr-defined]
 _ALL = "all"
 _MOMENT = timedelta(seconds=5)
+_SLICE = timedelta(seconds=1)
+"""A wait is cut into pieces so long: torch's own hears no signal before its end."""
+_PAUSE_SECONDS = 0.05
 
 
 def meet(launch: Launch, patience: timedelta, join_patience: float) -> Any:
@@ -47,12 +50,12 @@ def meet(launch: Launch, patience: timedelta, join_patience: float) -> Any:
     choose_interface(launch)
     deadline = time.monotonic() + join_patience
     with _explained(launch):
-        store: Any = _PrefixStore(f"widestep/{launch.attempt}", _store(launch, join_patience))
+        store: Any = _PrefixStore(f"widestep/{launch.attempt}", _store(launch, join_patience, deadline))
         store.set(f"here/{launch.process}", host_name())
     if launch.process == 0:
         _wait_for_all(store, launch, join_patience, deadline)
     else:
-        _wait_for_word(store, launch, join_patience)
+        _wait_for_word(store, launch, join_patience, deadline)
     with _explained(launch):
         dist.init_process_group("gloo", store=store, rank=launch.process, world_size=launch.num_processes, timeout=patience)
     return store
@@ -85,11 +88,13 @@ def silent(store: Any, launch: Launch) -> str:
     return found[0]
 
 
-def _store(launch: Launch, join_patience: float) -> Any:
+def _store(launch: Launch, join_patience: float, deadline: float) -> Any:
     listening = launch.process == 0 and not launch.has_store
     descriptor = launch.listen_descriptor
     if listening and descriptor is None:
         descriptor = _listen(launch)
+    if not listening and not launch.is_ours:
+        _wait_for_listener(launch, deadline)
     options: dict[str, Any] = {} if descriptor is None else {"master_listen_fd": descriptor}
     return _TCPStore(
         launch.address,
@@ -99,6 +104,19 @@ def _store(launch: Launch, join_patience: float) -> Any:
         wait_for_workers=False,
         **options,
     )
+
+
+def _wait_for_listener(launch: Launch, deadline: float) -> None:
+    """Wait until somebody listens at the job's address; raises RuntimeError when nobody does in time."""
+    while True:
+        try:
+            socket.create_connection((launch.address, launch.port), _SLICE.total_seconds()).close()
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise RuntimeError(f"nobody listens there ({error.strerror or error})") from None
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _listen(launch: Launch) -> int | None:
@@ -115,7 +133,7 @@ def _listen(launch: Launch) -> int | None:
             listener.close()
             return None
         listener.bind((address, launch.port))
-        listener.listen(launch.num_processes)
+        listener.listen(2 * launch.num_processes)  # each knocks first
     except OSError as error:
         listener.close()
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -131,7 +149,7 @@ def _wait_for_all(store: Any, launch: Launch, join_patience: float, deadline: fl
     """Wait until every process has come, and tell the others."""
     keys = [f"here/{process}" for process in range(launch.num_processes)]
     try:
-        store.wait(keys, _left(deadline))
+        _wait(store, keys, deadline)
     except RuntimeError:
         missing = [process for process, key in enumerate(keys) if not store.check([key])]
         words = (
@@ -146,10 +164,23 @@ def _wait_for_all(store: Any, launch: Launch, join_patience: float, deadline: fl
     store.set(_ALL, "")
 
 
-def _wait_for_word(store: Any, launch: Launch, join_patience: float) -> None:
+def _wait(store: Any, keys: list[str], deadline: float) -> None:
+    """Wait until all keys are set; raises RuntimeError at the deadline, or when the store cannot be reached any more."""
+    while True:
+        try:
+            store.wait(keys, min(_left(deadline), _SLICE))
+        except RuntimeError as error:
+            if isinstance(error, dist.DistNetworkError) or time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _wait_for_word(store: Any, launch: Launch, join_patience: float, deadline: float) -> None:
     """Wait until process 0 says that all have come, or who has not."""
     try:
-        store.wait([_ALL], timedelta(seconds=join_patience) + _MOMENT)
+        _wait(store, [_ALL], deadline + _MOMENT.total_seconds())
         words = store.get(_ALL).decode()
         store.set(f"heard/{launch.process}", "")
     except RuntimeError:

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from widestep.cli import main as program
+from widestep.__main__ import main
 from widestep.cli import train as command
 from widestep.workers.pulse import Pulse
 
@@ -105,4 +105,5 @@ _HOW: dict[str, Any] = {
 if __name__ == "__main__":
     command._take_part = take_part
     Pulse.beat = beat  # type: ignore[method-assign]
-    program.main(sys.argv[2:])
+    sys.argv[1:] = sys.argv[2:]
+    main()

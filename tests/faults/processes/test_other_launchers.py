@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,12 +54,25 @@ def test_a_process_that_never_comes(by_hand: Any, job: Any) -> None:  # row 33
     assert not job.directory.exists()
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_who_waits_for_the_others_hears_signals(by_hand: Any, job: Any, until: Any, process: int) -> None:  # rows 16, 20
+    """Nobody comes: it need not wait for all of its patience."""
+    (child,) = by_hand(2, process, join_timeout="3000s")
+    until(lambda: b"libtorch" in Path(f"/proc/{child.pid}/maps").read_bytes(), "torch is there")
+    child.terminate()
+    _, stderr = child.communicate(timeout=600)
+    assert child.returncode == 75, stderr
+    assert stderr.splitlines()[-1].startswith("widestep: Stopped at once")
+    assert not job.directory.exists()
+
+
 def test_process_0_never_comes(by_hand: Any, job: Any) -> None:
     (child,) = by_hand(2, 1, join_timeout="2s")
     _, stderr = child.communicate(timeout=600)
     assert child.returncode == 5
     assert stderr.splitlines()[-1].startswith("widestep: All 2 processes must meet at 127.0.0.1:")
-    assert "Process 1 could not" in stderr
+    assert "Process 1 could not: nobody listens there (Connection refused)" in stderr.splitlines()[-1]
+    assert len(stderr.splitlines()) == 1
 
 
 def test_a_port_that_is_taken(by_hand: Any, held_port: socket.socket, port: int) -> None:  # row 30
