@@ -146,6 +146,9 @@ def test_few_descriptors(shell, weights):  # row 61
     worked(found)
     assert weights in found.stdout
     refused(shell(f"ulimit -n 20; widestep train {TINY} --out another"), 5, "It may open 20 (ulimit -n)", "raise that limit")
+    for limit in (10, 16):
+        told = shell(f"ulimit -n {limit}; widestep train {TINY} --processes 2 --out another")
+        refused(told, 5, f"It may open {limit} (ulimit -n)", "raise that limit")
     assert not (shell.directory / "another").exists()
 
 

@@ -195,6 +195,19 @@ def test_states_that_are_all_damaged_are_not_begun_again(train: Any, unfinished:
     assert steps(unfinished) == list(range(STEPS)), "the records are as they were"
 
 
+@pytest.mark.parametrize("fate", ["missing", "damaged"])
+def test_best_weights_that_are_lost_are_told(train: Any, unfinished: Path, whole: str, fate: str) -> None:  # row 42
+    """As rows 40 and 42: what the result will speak of is no longer there."""
+    best = unfinished / "checkpoints/best.safetensors"
+    best.unlink() if fate == "missing" else best.write_bytes(best.read_bytes()[:-1])
+    done = train()
+    (told,) = [line for line in done.stderr.splitlines() if "best.safetensors is " in line]
+    assert told.startswith(f"note       checkpoints/best.safetensors is {fate}")
+    assert told.endswith(": the best weights so far are lost, and kept again when later ones are better")
+    assert (done.code, weights(unfinished)) == (0, whole)
+    assert best.with_name("best.safetensors.damaged").exists() == (fate == "damaged")
+
+
 @pytest.mark.parametrize("status", ["running", "stopped", "failed"])
 def test_a_directory_of_states_that_is_gone_is_not_begun_again(
     train: Any, unfinished: Path, tmp_path: Path, status: str

@@ -12,7 +12,7 @@ from widestep.data.facts import describe
 from widestep.errors import UsageError
 from widestep.plan.runplan import RunPlan
 from widestep.workers.launched import Launch, detect
-from widestep.workers.launcher import run_processes
+from widestep.workers.launcher import hear_signals, run_processes
 from widestep.workers.pulse import Pulse
 
 
@@ -60,6 +60,8 @@ def _measure(wanted: Request, seconds: float, as_json: bool, launch: Launch, pul
     """Be one process of the measurement; process 0 shows what it found."""
     from widestep.train.bench import measure
 
+    if launch.is_ours:
+        hear_signals()
     found = measure(wanted.recipe, wanted.execution, launch, pulse, seconds)
     if launch.process > 0:
         return 0

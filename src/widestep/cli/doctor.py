@@ -18,7 +18,7 @@ from widestep.records.fact import Fact, combined, worst
 from widestep.records.place import directory_facts
 from widestep.records.versions import report, versions
 from widestep.workers.launched import Launch, detect
-from widestep.workers.launcher import run_processes
+from widestep.workers.launcher import hear_signals, run_processes
 from widestep.workers.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def _take_part(directory: Path, device: str, as_json: bool, launch: Launch, puls
     EnvironmentFault
         When there is a problem.
     """
+    if launch.is_ours:
+        hear_signals()
     known = _version_fact()
     if known.state == "problem":
         return _shown([known, *directory_facts(directory), *_machine_facts(launch.num_processes)], launch, as_json)

@@ -15,6 +15,7 @@ from widestep.files import explained
 from widestep.plan.recipe import Recipe
 from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
+from widestep.records.machine import needed_descriptors, require_descriptors
 from widestep.records.result import RunResult
 from widestep.records.run import Run, move_aside
 from widestep.train.stop import Deadline, StopRequest
@@ -76,6 +77,7 @@ def train(
     processes = wanted.execution.processes
     if processes == 1 and "torch" in sys.modules:  # a test or a notebook: a process that may have computed is not copied
         return _take_part(wanted, json, Launch("nobody"), Pulse())
+    require_descriptors(needed_descriptors(processes))  # with fewer they could not even meet
     importlib.import_module("widestep.cli.console")  # with all of torch, once for all processes
     restarts, hang_seconds = wanted.execution.restarts, wanted.execution.hang_timeout
     deadline = Deadline.of(wanted.execution.time_limit)

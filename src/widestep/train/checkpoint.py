@@ -306,6 +306,20 @@ def _check_facts(path: Path, step: int, facts: Mapping[str, Any]) -> None:
         raise StoreError(f"{_short(path)} is damaged (it is not the state after {step} steps).")
 
 
+def lost_best(directory: Path) -> list[str]:
+    """Return in words that the best weights, which a state speaks of, are gone; nothing when they are whole."""
+    path = directory / "best.safetensors"
+    try:
+        if path.exists():
+            read(path)
+            return []
+        why = f"{_short(path)} is missing"
+    except StoreError as error:
+        _set_aside([path])
+        why = str(error).rstrip(".")
+    return [f"{why}: the best weights so far are lost, and kept again when later ones are better"]
+
+
 def _set_aside(paths: Sequence[Path]) -> None:
     for path in paths:
         with suppress(OSError):  # a disk that is read-only will be told of elsewhere

@@ -248,7 +248,7 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
             )
         restore(member.state, saved.tensors, saved.facts["tally"])
         lengths = saved.facts["lengths"]
-        member.notes += saved.damage
+        member.notes += saved.damage + (checkpoint.lost_best(run.checkpoints) if member.state.tally.accuracies else [])
     member.interruptions = sum(event["event"] in ("started", "resumed") for event in run.history())
     member.notes += run.open_records(lengths, with_digests=execution.digests)
     step = member.state.tally.step

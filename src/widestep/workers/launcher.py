@@ -212,6 +212,11 @@ class _Job:
                 time.sleep(_POLL_SECONDS / 10)
 
 
+def hear_signals() -> None:
+    """Let signals end this process of `run_processes`: for a body that has nothing to save."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
+
+
 def _live(body: Body, launch: Launch, own: Pulse, told: int, stack: int, parent: int) -> None:
     """Be a process of the job, from the fork to the end; never returns."""
     code, sentence = 1, ""

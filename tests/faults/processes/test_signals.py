@@ -160,6 +160,19 @@ def test_ctrl_z_stops_all_and_they_go_on_together(job: Any, uninterrupted: Any, 
     uninterrupted(job.directory)
 
 
+def test_who_measures_has_nothing_to_save(program: Any, until: Any, power_cut: Any) -> None:
+    """It ends at once, not when it has measured enough."""
+    child = program.start("bench", "--recipe", "digits", "--processes", 2, "--seconds", 3000)
+    try:
+        until(lambda: len(living_children(child.pid)) == 2, "both processes live")
+        child.terminate()
+        _, stderr = child.communicate(timeout=600)
+    finally:
+        power_cut(child)
+    assert child.returncode == 75, stderr
+    assert stderr.splitlines()[-1].startswith("widestep: Stopped by SIGTERM")
+
+
 def test_a_time_limit(job: Any, uninterrupted: Any) -> None:
     """Steps of 0.3 s, of which it would take 40. That it is over in time is a matter of tests/train/test_stop.py."""
     job.fail_at(process=0, step=1, how="slow", seconds=0.3)
