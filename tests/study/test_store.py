@@ -338,4 +338,14 @@ def test_failed_trials_may_begin_anew(make, fake):
     store.fail(other, "broke down")
     assert store.forget_failures(fresh=True) == 1
     assert statuses(store) == ["complete"] + ["missing"] * 11
-    assert (store.directory / "trials" / f"{other.fingerprint}.old1/failure.json").exists()
+    assert (store.directory / "trials" / f"{other.fingerprint}.old1/log.txt").exists()
+
+
+def test_what_was_moved_aside_is_no_outcome(make, fake):
+    """A result that could not be used does not count as one, nor is it taken for a seed that was left out."""
+    store = make()
+    fake.finish(store.run(store.trials[0]))
+    (store.path(store.trials[0]) / "STATUS").write_text("diverged\n")
+    assert statuses(store)[0] == "failed"
+    assert store.forget_failures(fresh=True) == 1
+    assert list((store.directory / "trials").glob("*/result.json")) == []

@@ -16,7 +16,7 @@ from widestep.cli.sentences import DEBUG, explained
 from widestep.cli.streams import settle_streams
 from widestep.errors import EnvironmentFault
 from widestep.records.environment import require_torch
-from widestep.workers.launched import die_with_parent, is_launched
+from widestep.workers.launched import die_with_parent, is_launched, is_ours
 
 _COMPUTING = {("train",), ("eval",), ("verify",), ("bench",), ("study", "run"), ("study", "work"), ("study", "retry")}
 _LONGEST_LINE = 2_000
@@ -96,7 +96,8 @@ def run(arguments: Sequence[str]) -> int:
         if DEBUG in arguments:
             traceback.print_exc()
         code, sentence = explained(error)
-        _complain(sentence)
+        if not (isinstance(error, KeyboardInterrupt) and is_ours()):
+            _complain(sentence)
         return code
 
 

@@ -3,15 +3,18 @@
 import importlib
 import json as json_module
 import sys
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from widestep.cli.options import Request, cautions, request
 from widestep.cli.region import tidy
 from widestep.cli.sentences import explaining
 from widestep.data.facts import describe
-from widestep.errors import NumericError, UsageError
+from widestep.errors import NumericError, StoreError, UsageError
 from widestep.files import explained
+from widestep.lines import read_json_lines
 from widestep.plan.recipe import Recipe
 from widestep.plan.recipes import changed
 from widestep.plan.runplan import RunPlan
@@ -19,7 +22,7 @@ from widestep.records.machine import needed_descriptors, require_descriptors
 from widestep.records.result import RunResult
 from widestep.records.run import Run, move_aside
 from widestep.train.stop import Deadline, StopRequest
-from widestep.workers.launched import Launch, detect, is_requeued
+from widestep.workers.launched import Launch, detect, is_requeued, job_id
 from widestep.workers.launcher import run_processes
 from widestep.workers.pulse import Pulse
 
@@ -69,7 +72,7 @@ def train(
     launch = detect()
     if launch is not None:
         return _take_part(wanted, json, launch, Pulse(), fresh=fresh)
-    if fresh and not is_requeued():
+    if fresh and not (is_requeued() and _begun_by_this_job(wanted.directory)):
         move_aside(wanted.directory)
     result = _finished(Run(wanted.directory, wanted.recipe))
     if result is not None:
@@ -85,6 +88,14 @@ def train(
     return run_processes(
         body, processes, restarts=restarts, hang_seconds=hang_seconds, say=_say, tidy=partial(tidy, sys.stderr)
     )
+
+
+def _begun_by_this_job(directory: Path) -> bool:
+    """Say whether the run of a directory is what this job has made of `--fresh` before it was started again."""
+    job = job_id()
+    with suppress(StoreError, OSError):
+        return job is not None and any(event.get("job") == job for event in read_json_lines(directory / "history.jsonl"))
+    return False
 
 
 def _say(line: str) -> None:
@@ -169,7 +180,7 @@ def _train(wanted: Request, launch: Launch, pulse: Pulse, stop: StopRequest, fre
     run = Run(wanted.directory, wanted.recipe)
 
     def known_outcome() -> dict[str, Any] | None:
-        if fresh and launch.attempt == 0:
+        if fresh and not (launch.attempt and _begun_by_this_job(wanted.directory)):
             move_aside(wanted.directory)
         finished = _finished(run)
         return finished.as_dict() if finished else None

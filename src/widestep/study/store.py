@@ -302,9 +302,6 @@ class StudyStore:
         failed = [state.trial for state in self.states() if state.status == "failed" and chosen(state.trial)]
         for trial in failed:
             run = self.run(trial)
-            if fresh:
-                move_aside(run.directory)
-                continue
             with explained(run.directory):
                 for name in ("failure", "result"):
                     path = run.directory / f"{name}.json"
@@ -317,6 +314,8 @@ class StudyStore:
                     status.replace(run.directory / "STATUS.damaged")
                 elif status.is_file():
                     run.set_status("failed")
+            if fresh:
+                move_aside(run.directory)
         return len(failed)
 
     def _claim(self, trial: Trial) -> bool:

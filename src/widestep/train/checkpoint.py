@@ -315,7 +315,6 @@ def lost_best(directory: Path) -> list[str]:
             return []
         why = f"{_short(path)} is missing"
     except StoreError as error:
-        _set_aside([path])
         why = str(error).rstrip(".")
     return [f"{why}: the best weights so far are lost, and kept again when later ones are better"]
 

@@ -37,6 +37,7 @@ from widestep.train.setting import build_engine, choose_device, fix_arithmetic, 
 from widestep.train.state import Tally, TrainState
 from widestep.train.stop import StopRequest
 from widestep.workers.engine import GradientEngine
+from widestep.workers.launched import job_id
 from widestep.workers.world import World
 
 _OF_BYTES = ("torch", "device", "instructions", "threads")
@@ -238,8 +239,7 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
         "data": facts["data_fingerprint"],
         "environment": _fingerprint({name: facts[name] for name in _OF_BYTES}),
     }
-    saved = checkpoint.newest(run.checkpoints, partial(check_fit, member.state))
-    lengths = {}
+    saved, lengths = checkpoint.newest(run.checkpoints, partial(check_fit, member.state)), {}
     if saved is not None:
         if saved.facts["recipe"] != run.recipe.fingerprint:
             raise StoreError(
@@ -252,8 +252,8 @@ def _continue_member(member: Member, facts: dict[str, Any], execution: Execution
     member.interruptions = sum(event["event"] in ("started", "resumed") for event in run.history())
     member.notes += run.open_records(lengths, with_digests=execution.digests)
     step = member.state.tally.step
-    because = {"because": member.because} if member.because else {}
-    run.event("resumed" if member.interruptions else "started", step=step, processes=facts["processes"], **because)
+    told = {name: value for name, value in (("because", member.because), ("job", job_id())) if value}
+    run.event("resumed" if member.interruptions else "started", step=step, processes=facts["processes"], **told)
     member.loggers = open_loggers(run, execution, step)
 
 

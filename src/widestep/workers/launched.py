@@ -122,6 +122,18 @@ def detect(environment: Mapping[str, str] | None = None) -> Launch | None:
     return None
 
 
+def job_id(environment: Mapping[str, str] | None = None) -> str | None:
+    """Return what its batch system or launcher calls this job, the same when it is started again; None without one."""
+    env = os.environ if environment is None else environment
+    names = ("SLURM_JOB_ID", "LSB_JOBID", "TORCHELASTIC_RUN_ID")
+    return next((f"{name}={env[name]}" for name in names if env.get(name)), None)
+
+
+def is_ours(environment: Mapping[str, str] | None = None) -> bool:
+    """Say whether a process of ours started this one, and speaks for it."""
+    return _PARENT in (os.environ if environment is None else environment)
+
+
 def is_requeued(environment: Mapping[str, str] | None = None) -> bool:
     """Say whether SLURM starts this job again, after a preemption or the loss of its node."""
     env = os.environ if environment is None else environment

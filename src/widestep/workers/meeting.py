@@ -21,9 +21,7 @@ _TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]
 _PrefixStore: Any = dist.PrefixStore  # type: ignore[attr-defined]
 _ALL = "all"
 _MOMENT = timedelta(seconds=5)
-_SLICE = timedelta(seconds=1)
-"""A wait is cut into pieces so long: torch's own hears no signal before its end."""
-_PAUSE_SECONDS = 0.05
+_KNOCK_SECONDS, _PAUSE_SECONDS = 1.0, 0.1
 
 
 def meet(launch: Launch, patience: timedelta, join_patience: float) -> Any:
@@ -55,7 +53,7 @@ def meet(launch: Launch, patience: timedelta, join_patience: float) -> Any:
     if launch.process == 0:
         _wait_for_all(store, launch, join_patience, deadline)
     else:
-        _wait_for_word(store, launch, join_patience, deadline)
+        _wait_for_word(store, launch, join_patience)
     with _explained(launch):
         dist.init_process_group("gloo", store=store, rank=launch.process, world_size=launch.num_processes, timeout=patience)
     return store
@@ -110,7 +108,7 @@ def _wait_for_listener(launch: Launch, deadline: float) -> None:
     """Wait until somebody listens at the job's address; raises RuntimeError when nobody does in time."""
     while True:
         try:
-            socket.create_connection((launch.address, launch.port), _SLICE.total_seconds()).close()
+            socket.create_connection((launch.address, launch.port), _KNOCK_SECONDS).close()
         except OSError as error:
             if time.monotonic() >= deadline:
                 raise RuntimeError(f"nobody listens there ({error.strerror or error})") from None
@@ -165,22 +163,20 @@ def _wait_for_all(store: Any, launch: Launch, join_patience: float, deadline: fl
 
 
 def _wait(store: Any, keys: list[str], deadline: float) -> None:
-    """Wait until all keys are set; raises RuntimeError at the deadline, or when the store cannot be reached any more."""
-    while True:
-        try:
-            store.wait(keys, min(_left(deadline), _SLICE))
-        except RuntimeError as error:
-            if isinstance(error, dist.DistNetworkError) or time.monotonic() >= deadline:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return
+    """Wait until all keys are set; raises RuntimeError at the deadline, or when the store cannot be reached any more.
+
+    By looking now and then: torch's own wait hears no signal before its end.
+    """
+    while not store.check(keys):
+        if time.monotonic() >= deadline:
+            raise RuntimeError("they did not come in time")
+        time.sleep(_PAUSE_SECONDS)
 
 
-def _wait_for_word(store: Any, launch: Launch, join_patience: float, deadline: float) -> None:
+def _wait_for_word(store: Any, launch: Launch, join_patience: float) -> None:
     """Wait until process 0 says that all have come, or who has not."""
     try:
-        _wait(store, [_ALL], deadline + _MOMENT.total_seconds())
+        _wait(store, [_ALL], time.monotonic() + join_patience + _MOMENT.total_seconds())  # process 0 began before now
         words = store.get(_ALL).decode()
         store.set(f"heard/{launch.process}", "")
     except RuntimeError:
@@ -190,10 +186,6 @@ def _wait_for_word(store: Any, launch: Launch, join_patience: float, deadline: f
         )
     if words:
         raise _failure(launch, words)
-
-
-def _left(deadline: float) -> timedelta:
-    return timedelta(seconds=max(0.1, deadline - time.monotonic()))
 
 
 @contextlib.contextmanager
