@@ -197,7 +197,7 @@ def test_2000_damages_leave_the_good_trials_alone(study, say):  # row 96, G11
         ("result.json", b'{"status": "complete"}', "must be a run's result. It is damaged: recipe_fingerprint is missing; "),
         ("result.json", None, "must hold result.json, because its STATUS is complete."),
         ("STATUS", b"diverged\n", "STATUS says diverged, result.json complete."),
-        ("STATUS", b"\xff\xfe", "It is damaged: 'utf-8' codec"),
+        ("STATUS", b"\xff\xfe", "must say how the run stands, in a word. It is damaged"),
     ],
 )
 def test_a_bad_trial_is_named_with_its_reason(study, say, name, content, reason):  # row 96
