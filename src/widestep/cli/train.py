@@ -72,8 +72,8 @@ def train(
     launch = detect()
     if launch is not None:
         return _take_part(wanted, json, launch, Pulse(), fresh=fresh)
-    if fresh and not (is_requeued() and _begun_by_this_job(wanted.directory)):
-        move_aside(wanted.directory)
+    if fresh:
+        _begin_afresh(wanted.directory)
     result = _finished(Run(wanted.directory, wanted.recipe))
     if result is not None:
         return _outcome(wanted, result, json)
@@ -90,12 +90,14 @@ def train(
     )
 
 
-def _begun_by_this_job(directory: Path) -> bool:
-    """Say whether the run of a directory is what this job has made of `--fresh` before it was started again."""
+def _begin_afresh(directory: Path, attempt: int = 0) -> None:
+    """Move the run of a directory aside, unless this job has made it itself before it was started again."""
     job = job_id()
-    with suppress(StoreError, OSError):
-        return job is not None and any(event.get("job") == job for event in read_json_lines(directory / "history.jsonl"))
-    return False
+    if job is not None and (attempt or is_requeued()):
+        with suppress(StoreError, OSError):
+            if any(event.get("job") == job for event in read_json_lines(directory / "history.jsonl")):
+                return
+    move_aside(directory)
 
 
 def _say(line: str) -> None:
@@ -180,8 +182,8 @@ def _train(wanted: Request, launch: Launch, pulse: Pulse, stop: StopRequest, fre
     run = Run(wanted.directory, wanted.recipe)
 
     def known_outcome() -> dict[str, Any] | None:
-        if fresh and not (launch.attempt and _begun_by_this_job(wanted.directory)):
-            move_aside(wanted.directory)
+        if fresh:
+            _begin_afresh(wanted.directory, launch.attempt)
         finished = _finished(run)
         return finished.as_dict() if finished else None
 
